@@ -1,0 +1,240 @@
+"""A channel's recent events in one process: one copy, many cursors.
+
+A feed is a ring of entries. An entry's *place* counts up without holes as entries are added,
+so that a cursor is one integer: what a stream has yet to write is a slice, and a cursor that
+the ring has overtaken shows it by a place before ``start``.
+
+Events with an id are taken in id order only, whatever order the hints come in: what comes
+early waits ``ahead``, what comes twice is dropped, and what does not come is read from the
+log. So the events in the ring are a part of the log without holes, from ``base`` to ``tail``.
+Events without an id (unreliable channels) are taken as they come, and a gap, after which some
+may be missing, is an entry of its own.
+
+A feed is *cold* (``base`` is None) until it has been told how far the log reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from urllib.parse import quote
+
+from .event import Event
+from .sse import encode_data, encode_id, encode_type
+
+
+class Entry:
+    """An event in a feed, encoded once for all streams, when the first one writes it."""
+
+    __slots__ = ("_bare", "_head", "_solo", "_tail", "event", "id", "skip_user_ids")
+
+    def __init__(self, event: Event | None) -> None:
+        #: None marks a gap.
+        self.event = event
+        self.id = event.id if event else None
+        self.skip_user_ids = event.skip_user_ids if event else frozenset()
+        self._head: bytes | None = None
+        self._tail = b""
+        self._bare: bytes | None = None
+        self._solo: bytes | None = None
+
+    def _encode(self) -> bytes:
+        assert self.event is not None
+        self._tail = encode_data(self.event.data)
+        self._head = encode_type(self.event.type)
+        return self._head
+
+    @property
+    def bare(self) -> bytes:
+        """The event without an ``id`` line."""
+        if self._bare is None:
+            head = self._head or self._encode()
+            self._bare = head + self._tail
+        return self._bare
+
+    @property
+    def solo(self) -> bytes:
+        """The event as every stream that reads only its channel writes it."""
+        if self._solo is None:
+            assert self.event is not None
+            self._solo = b"".join(self.parts(encode_id(f"{quote(self.event.channel)}:{self.id}")))
+        return self._solo
+
+    def parts(self, id_line: bytes) -> tuple[bytes, bytes, bytes]:
+        """The event with the ``id`` line of one stream, in parts that are shared by all."""
+        return (self._head or self._encode(), id_line, self._tail)
+
+
+class Feed:
+    """The ring of one channel.
+
+    ``capacity`` and ``max_bytes`` bound what it holds: when it grows beyond either it is cut
+    to half, the oldest first.
+    """
+
+    def __init__(self, channel: str, *, capacity: int = 10_000, max_bytes: int = 1 << 24) -> None:
+        self.channel = channel
+        self.capacity = capacity
+        self.max_bytes = max_bytes
+        self.entries: list[Entry] = []
+        #: The place of ``entries[0]``.
+        self.start = 0
+        #: The place that the next entry gets.
+        self.end = 0
+        #: The id before the first one in the ring; None while the feed is cold.
+        self.base: int | None = None
+        #: The id of the last event in the ring, or ``base`` when there is none.
+        self.tail = 0
+        #: The highest id that the log is known to have; more than ``tail``: some are missing.
+        self.known = 0
+        #: Events that came before their turn, by id.
+        self.ahead: dict[int, Event] = {}
+        #: How many characters of data the entries hold.
+        self.size = 0
+        # How many entries have no id. While there are none, a place follows from an id.
+        self._loose = 0
+
+    # What is known of the log
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether the feed does not know yet where the log stands."""
+        return self.base is None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the log has events that the feed should have and has not."""
+        return self.base is not None and self.known > self.tail
+
+    def holds(self, position: int) -> bool:
+        """Whether all that follows ``position`` is in the ring, as far as the feed knows."""
+        return self.base is not None and self.base <= position <= self.tail
+
+    def receive_current(self, current_id: int, tail_before: int = 0) -> None:
+        """Take the id of the channel's latest event, as read from the log.
+
+        A cold feed starts there. ``tail_before`` is the ``tail`` from before the reading: what
+        is less than that tells of a counter that was lost.
+        """
+        if self.base is None:
+            self.base = self.tail = self.known = current_id
+        elif current_id < tail_before or current_id > self.tail + self.capacity:
+            # In the second case, to be filled with what streams may not even want would only
+            # be to overflow: each reads what it wants, and the reading is shared.
+            self.restart(current_id)
+        elif current_id > self.known:
+            self.known = current_id
+
+    def restart(self, current_id: int) -> None:
+        """Forget everything and go on from ``current_id``; every cursor is off the ring.
+
+        For when what follows ``tail`` cannot be had, or is too much: streams that are not at
+        ``current_id`` consult the log.
+        """
+        self._drop(len(self.entries))
+        # Further than entries can be put back in front, so that no cursor's place is reused.
+        self.start = self.end = self.end + 2 * self.capacity + 1
+        self.base = self.tail = self.known = current_id
+        self.ahead.clear()
+
+    # Events
+
+    def receive_event(self, event: Event) -> bool:
+        """Take a hint: an event that was published. Return whether the ring has grown."""
+        if event.id is None:
+            self._append(event)
+            return True
+        if self.base is None:
+            # An event that was published is in the log, so the log can be followed from here.
+            self.base = self.tail = self.known = event.id - 1
+        if event.id <= self.tail:
+            return False
+        if event.id == self.tail + 1:
+            self._append(event)
+            self._take_ahead()
+            return True
+        # Bounded: what finds no room is read from the log when its turn comes.
+        if len(self.ahead) < self.capacity:
+            self.ahead[event.id] = event
+        self.known = max(self.known, event.id)
+        return False
+
+    def receive_page(self, events: Iterable[Event]) -> bool:
+        """Take a page of the log that follows ``tail``. Return whether the ring has grown."""
+        end = self.end
+        for event in events:
+            self.receive_event(event)
+        return self.end > end
+
+    def forget_missing(self) -> None:
+        """Stop waiting for events that the log, asked for them, turned out not to have."""
+        self.known = self.tail
+        self.ahead.clear()
+
+    def receive_gap(self) -> None:
+        """Note that events without an id may be missing here."""
+        self._append(None)
+
+    def prepend(self, entries: Sequence[Entry]) -> bool:
+        """Put a page of the log that ends at ``base`` in front, if there is room for it.
+
+        So the next stream that comes from as far back is served from the ring.
+        """
+        if self.base is None or not entries or entries[-1].id != self.base:
+            return False
+        size = sum(len(entry.event.data) for entry in entries if entry.event)
+        if len(self.entries) + len(entries) > self.capacity or self.size + size > self.max_bytes:
+            return False
+        self.entries[:0] = entries
+        self.start -= len(entries)
+        self.size += size
+        assert entries[0].id is not None
+        self.base = entries[0].id - 1
+        return True
+
+    def trim(self, keep: int) -> None:
+        """Drop all but the latest ``keep`` entries."""
+        self._drop(max(0, len(self.entries) - keep))
+
+    # Places
+
+    def seek(self, position: int) -> int | None:
+        """Return the place after the event with id ``position``, None if the ring lacks it."""
+        if self.base is None or position < self.base:
+            return None
+        if position >= self.tail:
+            return self.end
+        if not self._loose:
+            return self.start + position - self.base
+        for index, entry in enumerate(self.entries):
+            if entry.id is not None and entry.id > position:
+                return self.start + index
+        raise AssertionError("an id between base and tail is in the ring")
+
+    # Inside
+
+    def _append(self, event: Event | None) -> None:
+        entry = Entry(event)
+        self.entries.append(entry)
+        self.end += 1
+        if entry.id is None:
+            self._loose += 1
+        else:
+            self.tail = entry.id
+            self.known = max(self.known, entry.id)
+        self.size += len(event.data) if event else 0
+        if len(self.entries) > self.capacity or self.size > self.max_bytes:
+            self._drop((len(self.entries) + 1) // 2)
+
+    def _take_ahead(self) -> None:
+        while self.ahead and (event := self.ahead.pop(self.tail + 1, None)) is not None:
+            self._append(event)
+
+    def _drop(self, count: int) -> None:
+        for entry in self.entries[:count]:
+            if entry.id is None:
+                self._loose -= 1
+            else:
+                self.base = entry.id
+            self.size -= len(entry.event.data) if entry.event else 0
+        del self.entries[:count]
+        self.start += count
