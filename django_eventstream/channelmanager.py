@@ -1,0 +1,108 @@
+"""Who reads what: the one place where a project decides about channels."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.http import HttpRequest
+from django.utils.module_loading import import_string
+
+from .conf import settings
+
+
+class ChannelManagerBase:
+    """The contract of channel managers. Each method may be plain or ``async def``.
+
+    One instance serves the whole process, from any thread.
+    """
+
+    def get_channels_for_request(
+        self, request: HttpRequest, view_kwargs: Mapping[str, Any]
+    ) -> Iterable[str]:
+        """Return the names of the channels that a request is to read.
+
+        ``view_kwargs`` are the keyword arguments of the URL pattern. May raise BadRequest or
+        EventPermissionError.
+        """
+        raise NotImplementedError
+
+    def can_read_channel(self, user: Any, channel: str) -> bool:
+        """Return whether a user may read a channel; ``user`` is None when anonymous."""
+        raise NotImplementedError
+
+    def is_channel_reliable(self, channel: str) -> bool:
+        """Return whether a channel's events are stored; without a storage, none are."""
+        raise NotImplementedError
+
+
+class DefaultChannelManager(ChannelManagerBase):
+    """Channels from the URL pattern, else from ``channel`` parameters; everything allowed."""
+
+    def get_channels_for_request(
+        self, request: HttpRequest, view_kwargs: Mapping[str, Any]
+    ) -> Iterable[str]:
+        """Return the channels that the URL pattern or, without keywords, the client names.
+
+        ``format-channels`` (a list, formatted with the other keywords) goes before
+        ``channels`` (a list) and ``channel`` (one name).
+        """
+        if "format-channels" in view_kwargs:
+            return {name.format(**view_kwargs) for name in view_kwargs["format-channels"]}
+        if "channels" in view_kwargs:
+            return set(view_kwargs["channels"])
+        if "channel" in view_kwargs:
+            return {view_kwargs["channel"]}
+        if view_kwargs:
+            return set()
+        return set(request.GET.getlist("channel"))
+
+    def can_read_channel(self, user: Any, channel: str) -> bool:
+        """Allow everybody everything."""
+        return True
+
+    def is_channel_reliable(self, channel: str) -> bool:
+        """Make every channel reliable."""
+        return True
+
+
+@cache
+def get_channelmanager() -> ChannelManagerBase:
+    """Return the project's channel manager.
+
+    Raises ImproperlyConfigured when ``EVENTSTREAM_CHANNELMANAGER_CLASS`` names none.
+    """
+    path = settings.channelmanager_class
+    try:
+        manager: ChannelManagerBase = import_string(path)()
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f"EVENTSTREAM_CHANNELMANAGER_CLASS: {path!r} cannot be imported ({error}); "
+            "give the dotted path of a subclass of DefaultChannelManager."
+        ) from error
+    return manager
+
+
+def call(method: Callable[..., Any], *args: Any) -> Any:
+    """Call a channel manager's method, plain or ``async def``, from synchronous code."""
+    result = method(*args)
+    if inspect.isawaitable(result):
+
+        async def wait() -> Any:
+            return await result
+
+        return async_to_sync(wait)()
+    return result
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting == "EVENTSTREAM_CHANNELMANAGER_CLASS":
+        get_channelmanager.cache_clear()
+
+
+setting_changed.connect(_forget)

@@ -1,0 +1,125 @@
+"""The package's settings: read when used, with their defaults, in one place.
+
+Each is named ``EVENTSTREAM_`` and the property's name in capitals. ``checks.py`` validates
+them, ``docs/settings.md`` describes them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings as django_settings
+
+
+class Settings:
+    """The settings as the project has them now."""
+
+    # What the project plugs in
+
+    @property
+    def storage_class(self) -> str | None:
+        """Dotted path of the storage; None: no channel is reliable."""
+        return self._get("STORAGE_CLASS", None)
+
+    @property
+    def channelmanager_class(self) -> str:
+        """Dotted path of the channel manager."""
+        default = "django_eventstream.channelmanager.DefaultChannelManager"
+        return self._get("CHANNELMANAGER_CLASS", default) or default
+
+    # Streams
+
+    @property
+    def channel_limit(self) -> int:
+        """How many channels a stream may read."""
+        return int(self._get("CHANNEL_LIMIT", 10))
+
+    @property
+    def padding(self) -> int:
+        """Size of the comment that opens a stream, in bytes; 0: none."""
+        return int(self._get("PADDING", 2048))
+
+    @property
+    def keep_alive_interval(self) -> float:
+        """After how many idle seconds a stream gets a ``keep-alive``."""
+        return float(self._get("KEEP_ALIVE_INTERVAL", 20))
+
+    @property
+    def retry_delay(self) -> float:
+        """Seconds, on average, before a client whose stream was ended comes back."""
+        return float(self._get("RETRY_DELAY", 3))
+
+    # The log
+
+    @property
+    def retention(self) -> float:
+        """For how many seconds the log keeps events."""
+        return float(self._get("RETENTION", 24 * 3600))
+
+    @property
+    def max_events_per_channel(self) -> int | None:
+        """How many events the log keeps on each channel; None: no limit."""
+        value = self._get("MAX_EVENTS_PER_CHANNEL", None)
+        return None if value is None else int(value)
+
+    @property
+    def poll_interval(self) -> float:
+        """Every how many seconds a process compares its feeds with the log."""
+        return float(self._get("POLL_INTERVAL", 1))
+
+    @property
+    def page_size(self) -> int:
+        """How many events are read from the log at a time."""
+        return int(self._get("PAGE_SIZE", 500))
+
+    @property
+    def read_timeout(self) -> float:
+        """For how many seconds an open stream keeps trying to read the log."""
+        return float(self._get("READ_TIMEOUT", 300))
+
+    @property
+    def database_threads(self) -> int:
+        """How many threads, each with a database connection, serve all streams of a process."""
+        return int(self._get("DATABASE_THREADS", 4))
+
+    # The feeds
+
+    @property
+    def buffer_size(self) -> int:
+        """How many recent events a process keeps of each reliable channel it streams."""
+        return int(self._get("BUFFER_SIZE", 1000))
+
+    @property
+    def burst_size(self) -> int:
+        """How many events of a channel a process holds at most for streams that lag."""
+        return int(self._get("BURST_SIZE", 10_000))
+
+    # Cross-origin requests
+
+    @property
+    def allow_origins(self) -> list[str] | None:
+        """Hosts or origins that may read streams; None: those of ``ALLOWED_HOSTS``."""
+        value = self._get("ALLOW_ORIGIN", None) or self._get("ALLOW_ORIGINS", None)
+        if not value:
+            return None
+        return [value] if isinstance(value, str) else list(value)
+
+    @property
+    def allow_credentials(self) -> bool:
+        """Whether cross-origin requests may carry cookies."""
+        return bool(self._get("ALLOW_CREDENTIALS", False))
+
+    @property
+    def allow_headers(self) -> list[str]:
+        """Request headers that cross-origin requests may carry besides the package's own."""
+        value = self._get("ALLOW_HEADERS", None) or []
+        if isinstance(value, str):
+            value = value.split(",")
+        return [header.strip() for header in value]
+
+    @staticmethod
+    def _get(name: str, default: Any) -> Any:
+        return getattr(django_settings, f"EVENTSTREAM_{name}", default)
+
+
+settings = Settings()

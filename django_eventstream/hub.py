@@ -1,0 +1,477 @@
+"""This process's feeds and streams.
+
+A hub belongs to an event loop, and exists while streams are open there. Senders hand it
+messages from any thread; all else happens on its loop. It keeps the feeds equal to the log,
+reads the log for streams that are behind (once for all that want the same), wakes streams, and
+is the clock that tells them when they have been idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from typing import Any, Protocol
+
+from . import threads
+from .conf import settings
+from .event import Event
+from .exceptions import EventDoesNotExist, EventPermissionError, StorageUnavailable
+from .feed import Entry, Feed
+from .messages import Gap, Message, Published, Revoked
+from .protocol import StreamProtocol
+from .storage import get_storage
+from .storage.base import StorageBase, read_page
+
+logger = logging.getLogger("django_eventstream")
+
+#: How many messages a loop takes in one pass; then the streams write before it takes more.
+BATCH = 256
+#: How many messages may wait for a loop, and for how many seconds a sender then waits.
+INBOX_SIZE = 10_000
+INBOX_PATIENCE = 1.0
+#: For how many seconds a hole in a feed may close by itself, before the log is read: most are
+#: two senders whose messages overtake each other.
+HOLE_PATIENCE = 0.02
+#: Over how many seconds the permission checks after a gap are spread.
+RECHECK_SPREAD = 10.0
+#: Every how many seconds feeds drop what no stream needs, and the log is trimmed.
+TRIM_FEEDS_INTERVAL = 5.0
+TRIM_LOG_INTERVAL = 60.0
+#: The longest pause between polls while the log cannot be read.
+MAX_BACK_OFF = 30.0
+
+
+class Stream(Protocol):
+    """What a hub knows of a stream."""
+
+    protocol: StreamProtocol
+
+    def wake(self) -> None:
+        """Look at the feeds and the state again."""
+
+    def tick(self, now: float) -> None:
+        """Note the time of the loop's clock."""
+
+    def recheck(self) -> None:
+        """Check the user's permission again."""
+
+
+class Hub:
+    """The feeds and streams of one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, storage: StorageBase | None) -> None:
+        self._loop = loop
+        self._thread_id = threading.get_ident()
+        self._storage = storage
+        self._feeds: dict[str, Feed] = {}
+        self._streams: dict[Feed, set[Stream]] = {}
+        self._count = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        # Messages on their way to the loop.
+        self._inbox: deque[Message] = deque()
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._scheduled = False
+        self._overflow = False
+        # Reads of the log that streams wait for.
+        self._question: tuple[set[str], asyncio.Future[dict[str, int]]] | None = None
+        self._asking = asyncio.Lock()
+        self._reads: dict[Feed, dict[int, asyncio.Future[list[Entry]]]] = {}
+        self._filling: set[Feed] = set()
+
+    # From any thread
+
+    def receive_message(self, message: Message) -> None:
+        """Hand a message over to the loop.
+
+        When the loop does not keep up, a sender on another thread waits a moment; what then
+        finds no room becomes a gap.
+        """
+        with self._lock:
+            if len(self._inbox) >= INBOX_SIZE and threading.get_ident() != self._thread_id:
+                self._room.wait_for(lambda: len(self._inbox) < INBOX_SIZE, INBOX_PATIENCE)
+            if len(self._inbox) < INBOX_SIZE or isinstance(message, Revoked):
+                self._inbox.append(message)
+            else:
+                self._overflow = True
+            if self._scheduled:
+                return
+            self._scheduled = True
+        try:
+            self._loop.call_soon_threadsafe(self._take_messages)
+        except RuntimeError:  # the loop is closed, and its streams with it
+            _forget(self._loop)
+
+    # Streams
+
+    def join(self, stream: Stream) -> dict[str, Feed]:
+        """Give a stream its places; return the feeds of its channels."""
+        feeds = {}
+        for channel in stream.protocol.channels:
+            feed = self._feeds.get(channel)
+            if feed is None:
+                feed = Feed(channel, capacity=settings.burst_size)
+                self._feeds[channel] = feed
+                self._streams[feed] = set()
+            self._streams[feed].add(stream)
+            feeds[channel] = feed
+        self._count += 1
+        if self._count == 1:
+            self._start(self._keep_time())
+            if self._storage is not None:
+                self._start(self._poll(self._storage))
+        return feeds
+
+    def leave(self, stream: Stream) -> None:
+        """Take a stream's places back; the last one to leave ends the hub."""
+        for channel in stream.protocol.channels:
+            feed = self._feeds[channel]
+            self._streams[feed].discard(stream)
+            if not self._streams[feed]:
+                del self._streams[feed]
+                del self._feeds[channel]
+        self._count -= 1
+        if self._count == 0:
+            for task in self._tasks:
+                task.cancel()
+            _forget(self._loop)
+
+    # The log
+
+    async def current_ids(self, channels: Iterable[str]) -> dict[str, int]:
+        """Return the latest ids, read after the call; the feeds are told too.
+
+        Calls that come while a read is under way share the next one. Raises
+        StorageUnavailable.
+        """
+        if self._question is None:
+            self._question = (set(), self._loop.create_future())
+            self._start(self._answer())
+        names, answer = self._question
+        names.update(channels)
+        return await asyncio.shield(answer)
+
+    async def read(self, feed: Feed, position: int) -> list[Entry]:
+        """Return entries that follow a position which the feed does not hold.
+
+        [] when there are none, or the feed holds the position by now. Raises
+        EventDoesNotExist and StorageUnavailable.
+        """
+        if feed.holds(position):
+            return []
+        waiting = self._reads.get(feed)
+        if waiting is None:
+            waiting = self._reads[feed] = {}
+            self._start(self._read(feed, waiting))
+        answer = waiting.get(position)
+        if answer is None:
+            answer = waiting[position] = self._loop.create_future()
+        return await asyncio.shield(answer)
+
+    # Inside: messages
+
+    def _take_messages(self) -> None:
+        with self._lock:
+            count = min(BATCH, len(self._inbox))
+            messages = [self._inbox.popleft() for _ in range(count)]
+            more = self._scheduled = bool(self._inbox)
+            if self._overflow and not more:
+                self._overflow = False
+                messages.append(Gap())
+            self._room.notify_all()
+        grown = set()
+        for message in messages:
+            if isinstance(message, Published):
+                feed = self._feeds.get(message.event.channel)
+                if feed is not None:
+                    if feed.receive_event(message.event):
+                        grown.add(feed)
+                    if feed.is_behind:
+                        self._fill(feed)
+            elif isinstance(message, Revoked):
+                self._revoke(message)
+            else:
+                self._note_gap(message.channel)
+        for feed in grown:
+            self._wake(feed)
+        if more:
+            # Behind the streams just woken: they write before there is more.
+            self._loop.call_soon(self._take_messages)
+
+    def _wake(self, feed: Feed) -> None:
+        for stream in self._streams.get(feed, ()):
+            stream.wake()
+
+    def _revoke(self, revoked: Revoked) -> None:
+        feed = self._feeds.get(revoked.channel)
+        for stream in self._streams.get(feed, ()) if feed else ():
+            if stream.protocol.user_id == revoked.user_id:
+                error = EventPermissionError.for_channels([revoked.channel])
+                stream.protocol.receive_error(error)
+                stream.wake()
+
+    def _note_gap(self, channel: str | None) -> None:
+        feeds = list(self._feeds.values()) if channel is None else [self._feeds.get(channel)]
+        streams: set[Stream] = set()
+        for feed in feeds:
+            if feed is not None:
+                feed.receive_gap()
+                self._wake(feed)
+                streams |= self._streams[feed]
+        for stream in streams:
+            self._loop.call_later(random.uniform(0, RECHECK_SPREAD), stream.recheck)
+        if self._storage is not None and streams:
+            self._start(self._refresh())
+
+    # Inside: the log
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        # In an empty context: that of the request that happens to come first would keep its
+        # thread and its user.
+        task = contextvars.Context().run(self._loop.create_task, coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self) -> None:
+        async with self._asking:
+            assert self._question is not None and self._storage is not None
+            (names, answer), self._question = self._question, None
+            try:
+                answer.set_result(await self._read_current(self._storage.get_current_ids, names))
+            except Exception as error:
+                answer.set_exception(_unavailable(error))
+                answer.exception()  # retrieved, even if every stream has gone
+            finally:
+                answer.cancel()
+
+    async def _read_current(
+        self, read: Callable[[list[str]], dict[str, int]], names: Collection[str]
+    ) -> dict[str, int]:
+        tails = {channel: feed.tail for channel, feed in self._feeds.items() if not feed.is_cold}
+        current_ids = await threads.run(read, list(names))
+        for channel, current_id in current_ids.items():
+            feed = self._feeds.get(channel)
+            if feed is not None:
+                start = feed.start
+                feed.receive_current(current_id, tails.get(channel, 0))
+                if feed.start != start:
+                    self._wake(feed)
+                if feed.is_behind:
+                    self._fill(feed)
+        return current_ids
+
+    async def _read(self, feed: Feed, waiting: dict[int, asyncio.Future[list[Entry]]]) -> None:
+        """Read the log for the streams that wait, the one furthest behind first."""
+        assert self._storage is not None
+        try:
+            while waiting:
+                position = min(waiting)
+                limit = settings.page_size
+                try:
+                    events = await threads.run(
+                        read_page, self._storage, feed.channel, position, limit
+                    )
+                except Exception as error:
+                    if not isinstance(error, EventDoesNotExist):
+                        error = _unavailable(error)
+                        gone = list(waiting)
+                    else:
+                        # What is further back than something gone is gone as well.
+                        gone = [other for other in waiting if other <= position]
+                    for other in gone:
+                        _fail(waiting.pop(other), error)
+                    continue
+                entries = self._place(feed, events)
+                last = position + len(entries)
+                for other in list(waiting):
+                    if position <= other < last or other == position:
+                        waiting.pop(other).set_result(entries[other - position :])
+                    elif feed.holds(other):
+                        waiting.pop(other).set_result([])
+        finally:
+            if self._reads.get(feed) is waiting:
+                del self._reads[feed]
+            for answer in waiting.values():
+                answer.cancel()
+
+    def _place(self, feed: Feed, events: list[Event]) -> list[Entry]:
+        """Return a page as entries, and let the feed have what joins on to it."""
+        entries = [Entry(event) for event in events]
+        if feed.base is not None and events:
+            first, last = events[0].id, events[-1].id
+            assert first is not None and last is not None
+            if first <= feed.base <= last:
+                feed.prepend(entries[: feed.base - first + 1])
+            if first <= feed.tail + 1 and feed.receive_page(events):
+                self._wake(feed)
+        return entries
+
+    def _fill(self, feed: Feed) -> None:
+        if self._storage is not None and feed not in self._filling:
+            self._filling.add(feed)
+            self._start(self._fill_from_log(feed, self._storage))
+
+    async def _fill_from_log(self, feed: Feed, storage: StorageBase) -> None:
+        """Read from the log what a feed is missing."""
+        try:
+            await asyncio.sleep(HOLE_PATIENCE)
+            while feed.is_behind and feed in self._streams:
+                known = feed.known
+                try:
+                    events = await threads.run(
+                        read_page, storage, feed.channel, feed.tail, settings.page_size
+                    )
+                except EventDoesNotExist as error:
+                    feed.restart(error.current_id)
+                    self._wake(feed)
+                    return
+                if feed.receive_page(events):
+                    self._wake(feed)
+                elif not events and feed.known == known:
+                    feed.forget_missing()
+        except Exception as error:
+            # The next poll finds the feed behind again.
+            logger.warning("Channel %r: cannot read the event log: %r", feed.channel, error)
+        finally:
+            self._filling.discard(feed)
+
+    async def _refresh(self) -> None:
+        try:
+            await self.current_ids(self._feeds_to_poll())
+        except StorageUnavailable:
+            pass  # the poll tells
+
+    def _feeds_to_poll(self) -> list[str]:
+        return [channel for channel, feed in self._feeds.items() if not feed.is_cold]
+
+    async def _poll(self, storage: StorageBase) -> None:
+        """Keep the feeds equal to the log, whatever messages were lost."""
+        failures = 0
+        while True:
+            delay = min(settings.poll_interval * 2**failures, MAX_BACK_OFF)
+            await asyncio.sleep(delay * random.uniform(0.9, 1.1))
+            completed: list[Event] = []
+
+            def read(names: list[str]) -> dict[str, int]:
+                current_ids, numbered = storage.poll(names)
+                completed.extend(numbered)  # noqa: B023 (called before the next round)
+                return current_ids
+
+            try:
+                await self._read_current(read, self._feeds_to_poll())
+            except Exception as error:
+                if not failures:
+                    logger.warning("Cannot read the event log, trying again: %r", error)
+                failures = min(failures + 1, 10)
+                continue
+            if failures:
+                logger.warning("The event log can be read again.")
+                failures = 0
+            for event in completed:
+                deliver(Published(event))
+            trim_log_now_and_then()
+
+    # Inside: time
+
+    async def _keep_time(self) -> None:
+        trimmed = self._loop.time()
+        while True:
+            await asyncio.sleep(min(max(settings.keep_alive_interval / 20, 0.02), 1.0))
+            now = self._loop.time()
+            streams: set[Stream] = set()
+            streams.update(*self._streams.values())
+            for stream in streams:
+                stream.tick(now)
+            if now - trimmed > TRIM_FEEDS_INTERVAL:
+                trimmed = now
+                self._trim_feeds(streams)
+
+    def _trim_feeds(self, streams: set[Stream]) -> None:
+        """Drop entries that no stream waits for, but the latest of reliable channels.
+
+        Those are for streams that reconnect.
+        """
+        needed: dict[Feed, int] = {}
+        for stream in streams:
+            for cursor in stream.protocol.cursors:
+                feed = cursor.feed
+                place = feed.end if cursor.place is None else max(cursor.place, feed.start)
+                needed[feed] = min(needed.get(feed, place), place)
+        for feed, place in needed.items():
+            keep = 0 if feed.is_cold else settings.buffer_size
+            feed.trim(max(keep, feed.end - place))
+
+
+# The process
+
+_hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
+_hubs_lock = threading.Lock()
+# For streams that are opened while their user is losing the permission: checked before, and
+# not yet here when the message came.
+_revocations: deque[tuple[float, Revoked]] = deque(maxlen=10_000)
+_trimmed_at = time.monotonic()
+
+
+def get_hub() -> Hub:
+    """Return the running event loop's hub."""
+    loop = asyncio.get_running_loop()
+    with _hubs_lock:
+        hub = _hubs.get(loop)
+        if hub is None:
+            hub = _hubs[loop] = Hub(loop, get_storage())
+        return hub
+
+
+def deliver(message: Message) -> None:
+    """Hand a message to every stream of this process that it concerns, from any thread."""
+    if isinstance(message, Revoked):
+        _revocations.append((time.monotonic(), message))
+    with _hubs_lock:
+        hubs = list(_hubs.values())
+    for hub in hubs:
+        hub.receive_message(message)
+
+
+def was_revoked(user_id: str | None, channels: Collection[str], since: float) -> bool:
+    """Return whether the user may have lost a channel since a time of ``time.monotonic``."""
+    revocations = list(_revocations)
+    if len(revocations) == _revocations.maxlen and revocations[0][0] >= since:
+        return True
+    return any(
+        at >= since and revoked.user_id == user_id and revoked.channel in channels
+        for at, revoked in revocations
+    )
+
+
+def trim_log_now_and_then() -> None:
+    """Trim the log in the background, at most once a minute per process."""
+    global _trimmed_at
+    now = time.monotonic()
+    if now - _trimmed_at < TRIM_LOG_INTERVAL:
+        return
+    _trimmed_at = now
+    storage = get_storage()
+    if storage is not None and hasattr(storage, "trim"):
+        threads.run_in_background(storage.trim)
+
+
+def _forget(loop: asyncio.AbstractEventLoop) -> None:
+    with _hubs_lock:
+        _hubs.pop(loop, None)
+
+
+def _fail(answer: asyncio.Future[Any], error: Exception) -> None:
+    answer.set_exception(error)
+    answer.exception()  # retrieved, even if every stream has gone
+
+
+def _unavailable(error: Exception) -> StorageUnavailable:
+    unavailable = StorageUnavailable(f"The event log cannot be read: {error!r}")
+    unavailable.__cause__ = error
+    return unavailable

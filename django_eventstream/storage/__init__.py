@@ -1,0 +1,56 @@
+"""Event logs: what makes channels reliable."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+from ..conf import settings
+from ..event import Event
+from ..exceptions import EventDoesNotExist
+from .base import StorageBase
+
+if TYPE_CHECKING:
+    from .database import DjangoModelStorage
+
+__all__ = ["DjangoModelStorage", "Event", "EventDoesNotExist", "StorageBase", "get_storage"]
+
+
+@cache
+def get_storage() -> StorageBase | None:
+    """Return the project's storage, None when there is none.
+
+    Raises ImproperlyConfigured when ``EVENTSTREAM_STORAGE_CLASS`` cannot be loaded.
+    """
+    path = settings.storage_class
+    if not path:
+        return None
+    try:
+        storage: StorageBase = import_string(path)()
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f"EVENTSTREAM_STORAGE_CLASS: {path!r} cannot be imported ({error}); give the dotted "
+            "path of a storage, such as 'django_eventstream.storage.DjangoModelStorage'."
+        ) from error
+    return storage
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting in ("EVENTSTREAM_STORAGE_CLASS", "EVENTSTREAM_STORAGE_CONNECTION"):
+        get_storage.cache_clear()
+
+
+setting_changed.connect(_forget)
+
+
+# Lazily, for this module is imported before the project's apps are ready.
+def __getattr__(name: str) -> Any:
+    if name == "DjangoModelStorage":
+        from .database import DjangoModelStorage
+
+        return DjangoModelStorage
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

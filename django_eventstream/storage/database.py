@@ -1,0 +1,246 @@
+"""The event log in the project's own database.
+
+How an event gets its number:
+
+- Outside a transaction, one short transaction increments the channel's counter and inserts
+  the row. The increment comes first and is an UPDATE: it takes the lock (on SQLite the write
+  lock, which could not be had any more after a read), and what is read afterwards is current.
+- Inside the caller's transaction, the row is inserted with ``eid`` NULL and no counter is
+  touched, so no sender waits for another's open transaction. After the commit a short
+  transaction numbers what is pending on the channel; if the process is killed before, the
+  next one that sends or reads there, or polls, does.
+
+Pending rows are found by ``eid IS NULL``, never by a greater key: a slow transaction commits
+behind a fast one. They are numbered by key, which keeps the order within a transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from datetime import timedelta
+
+from django.db import connections, router
+from django.db.models import (
+    BigIntegerField,
+    Case,
+    Exists,
+    F,
+    Max,
+    OuterRef,
+    QuerySet,
+    Subquery,
+    Value,
+    When,
+)
+from django.db.models.functions import Cast
+from django.utils import timezone
+
+from .. import models
+from ..conf import settings
+from ..event import Event
+from ..exceptions import EventDoesNotExist
+from ..transactions import in_transaction, run_short_transaction
+from .base import StorageBase, contiguous
+
+#: How many rows are numbered or deleted by one statement.
+BATCH = 300
+
+
+class DjangoModelStorage(StorageBase):
+    """The log on SQLite, PostgreSQL, MySQL or MariaDB.
+
+    The database is the one that the project's routers choose for writing ``models.Event``;
+    it is read there too, for a replica's lag would look like lost events.
+    """
+
+    is_transactional = True
+
+    @property
+    def using(self) -> str:
+        """Alias of the log's database."""
+        return router.db_for_write(models.Event)
+
+    def append_event(
+        self,
+        channel: str,
+        event_type: str,
+        data: str,
+        *,
+        skip_user_ids: Collection[str] = (),
+    ) -> Event:
+        """Store an event; inside a transaction as a part of it, with ``id`` None."""
+        row = models.Event(
+            channel=channel,
+            type=event_type,
+            data=json.dumps(data),
+            skip_user_ids=json.dumps(sorted(skip_user_ids)) if skip_user_ids else None,
+        )
+        using = self.using
+        if in_transaction(using):
+            row.save(using=using, force_insert=True)
+        else:
+            run_short_transaction(using, lambda: self._append(row, using))
+        return Event(channel, event_type, data, row.eid, frozenset(skip_user_ids))
+
+    def get_events(self, channel: str, last_id: int, limit: int = 100) -> list[Event]:
+        """Return what follows ``last_id``, without holes; see StorageBase."""
+        current_id = self.get_current_id(channel)
+        if last_id == current_id:
+            return []
+        page: list[Event] = []
+        if last_id < current_id:
+            rows = self._events.filter(channel=channel, eid__gt=last_id)
+            page = contiguous(map(_event, rows.order_by("eid")[:limit]))
+        if not page or page[0].id != last_id + 1:
+            raise EventDoesNotExist(f"Channel {channel!r} holds no event {last_id + 1}", current_id)
+        return page
+
+    def get_current_id(self, channel: str) -> int:
+        """Return the id of the channel's latest event, 0 if there never was one."""
+        return self.get_current_ids([channel])[channel]
+
+    def get_current_ids(self, channels: Collection[str]) -> dict[str, int]:
+        """Return the id of each channel's latest event."""
+        current_ids, pending = self._survey(channels, only=True)
+        self._number_all(pending, current_ids)
+        return current_ids
+
+    def poll(self, channels: Collection[str]) -> tuple[dict[str, int], list[Event]]:
+        """Return the latest ids, and what was pending on any channel, numbered now."""
+        current_ids, pending = self._survey(channels)
+        return current_ids, self._number_all(pending, current_ids)
+
+    def number_pending(self, channel: str) -> list[Event]:
+        """Number what is pending on the channel; nothing inside a transaction."""
+        using = self.using
+        events: list[Event] = []
+        if in_transaction(using):
+            return events
+        while True:
+            batch = run_short_transaction(using, lambda: self._number(channel, using))
+            events += batch
+            if len(batch) < BATCH:
+                return events
+
+    def trim(self) -> int:
+        """Delete events beyond the retention time and the limit per channel, in batches."""
+        cutoff = timezone.now() - timedelta(seconds=settings.retention)
+        numbered = self._events.filter(eid__isnull=False)
+        count = self._delete(numbered.filter(created__lt=cutoff))
+        limit = settings.max_events_per_channel
+        if limit is not None:
+            current = self._counters.filter(name=OuterRef("channel")).values("value")
+            count += self._delete(numbered.filter(eid__lte=Subquery(current) - Value(limit)))
+        return count
+
+    # Inside
+
+    @property
+    def _events(self) -> QuerySet[models.Event]:
+        return models.Event.objects.using(self.using)
+
+    @property
+    def _counters(self) -> QuerySet[models.EventCounter]:
+        return models.EventCounter.objects.using(self.using)
+
+    def _survey(
+        self, channels: Collection[str], *, only: bool = False
+    ) -> tuple[dict[str, int], set[str]]:
+        """Return the counters of channels, and where events are pending, in one query.
+
+        ``only``: pending on these channels, not on any.
+        """
+        names = list(channels)
+        current_ids = dict.fromkeys(names, 0)
+        pending: set[str] = set()
+        unnumbered = self._events.filter(eid__isnull=True).values_list("channel", "eid").distinct()
+        # Few databases take any number of parameters; "only" uses each name twice.
+        size = (connections[self.using].features.max_query_params or 20_000) // 2
+        for start in range(0, len(names), size) or [0]:
+            some = names[start : start + size]
+            waiting = unnumbered.filter(channel__in=some) if only else unnumbered
+            counters = self._counters.filter(name__in=some).values_list("name", "value")
+            for name, value in counters.union(waiting, all=True) if some else waiting:
+                if value is None:
+                    pending.add(name)
+                else:
+                    current_ids[name] = value
+        return current_ids, pending
+
+    def _number_all(self, channels: Collection[str], current_ids: dict[str, int]) -> list[Event]:
+        events: list[Event] = []
+        for channel in sorted(channels):
+            numbered = self.number_pending(channel)
+            events += numbered
+            if numbered and channel in current_ids:
+                assert numbered[-1].id is not None
+                current_ids[channel] = max(current_ids[channel], numbered[-1].id)
+        return events
+
+    def _append(self, row: models.Event, using: str) -> None:
+        row.pk = row.eid = None  # set by a try that was rolled back
+        self._count(row.channel, 1)
+        waiting = self._events.filter(channel=OuterRef("name"), eid__isnull=True)
+        row.eid, pending = (
+            self._counters.filter(name=row.channel)
+            .annotate(pending=Exists(waiting))
+            .values_list("value", "pending")
+            .get()
+        )
+        if pending:  # what was committed earlier goes first
+            assert row.eid is not None
+            row.eid += len(self._number_rows(row.channel, row.eid))
+            self._counters.filter(name=row.channel).update(value=row.eid)
+        row.save(using=using, force_insert=True)
+
+    def _number(self, channel: str, using: str) -> list[Event]:
+        self._count(channel, 0)
+        value = self._counters.values_list("value", flat=True).get(name=channel)
+        events = self._number_rows(channel, value + 1)
+        if events:
+            self._count(channel, len(events))
+        return events
+
+    def _number_rows(self, channel: str, next_id: int) -> list[Event]:
+        """Number pending rows from ``next_id`` on; the channel's counter is locked."""
+        pending = self._events.filter(channel=channel, eid__isnull=True)
+        rows = list(pending.order_by("id")[:BATCH])
+        if not rows:
+            return []
+        for eid, row in enumerate(rows, next_id):
+            row.eid = eid
+        eids = Case(*(When(id=row.id, then=Value(row.eid)) for row in rows))
+        # Cast: PostgreSQL takes parameters in a CASE for text.
+        numbered = Cast(eids, BigIntegerField())
+        self._events.filter(id__in=[row.id for row in rows]).update(eid=numbered)
+        return [_event(row) for row in rows]
+
+    def _count(self, channel: str, by: int) -> None:
+        """Advance a counter, which locks it; create it if need be."""
+        counter = self._counters.filter(name=channel)
+        change = {"value": F("value") + by, "updated": timezone.now()}
+        if not counter.update(**change):
+            # From the events that are there: rows that a collation had counted elsewhere.
+            latest = self._events.filter(channel=channel).aggregate(latest=Max("eid"))["latest"]
+            self._counters.bulk_create(
+                [models.EventCounter(name=channel, value=latest or 0)], ignore_conflicts=True
+            )
+            counter.update(**change)
+
+    def _delete(self, rows: QuerySet[models.Event]) -> int:
+        count = 0
+        while keys := list(rows.order_by("id").values_list("id", flat=True)[:BATCH]):
+            # Numbered rows never become pending again, so the keys are safe to delete.
+            count += self._events.filter(id__in=keys).delete()[0]
+        return count
+
+
+def _event(row: models.Event) -> Event:
+    return Event(
+        row.channel,
+        row.type,
+        json.loads(row.data),
+        row.eid,
+        frozenset(json.loads(row.skip_user_ids)) if row.skip_user_ids else frozenset(),
+    )

@@ -1,0 +1,95 @@
+"""Short transactions of the package's own, and telling whether the caller is in one."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from django.db import DEFAULT_DB_ALIAS, OperationalError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+T = TypeVar("T")
+
+#: For how many seconds a transaction is tried again that lost against concurrent ones.
+PATIENCE = 20.0
+
+# Serialization failure and deadlock, by SQLSTATE and by MySQL's and MariaDB's numbers: lock
+# wait timeout, deadlock, and "record has changed since last read".
+_RETRYABLE_SQLSTATES = frozenset({"40001", "40P01"})
+_RETRYABLE_NUMBERS = frozenset({1205, 1213, 1020})
+
+
+def autocommits(using: str = DEFAULT_DB_ALIAS) -> bool:
+    """Return whether statements outside ``atomic`` commit by themselves."""
+    connection = connections[using]
+    if connection.connection is None:  # asking would connect
+        return bool(connection.settings_dict.get("AUTOCOMMIT", True))
+    return bool(connection.autocommit)
+
+
+def in_transaction(using: str = DEFAULT_DB_ALIAS) -> bool:
+    """Return whether what is written now could still be rolled back.
+
+    The transaction that Django's TestCase wraps around a test does not count.
+    """
+    connection = connections[using]
+    if connection.in_atomic_block:
+        blocks = connection.atomic_blocks
+        return not (blocks and blocks[-1]._from_testcase)
+    return not autocommits(using)
+
+
+def run_short_transaction(using: str, function: Callable[[], T]) -> T:
+    """Run a function in a transaction of its own, again when it lost against another one.
+
+    The function takes its locks before it reads, and expects to read what is committed then:
+    the transaction runs at READ COMMITTED whatever the project's isolation level, for with an
+    older picture it could only fail and be tried again.
+    """
+    connection = connections[using]
+    if connection.in_atomic_block:  # a TestCase's: alone, and not to be retried
+        with transaction.atomic(using=using):
+            return function()
+    deadline = time.monotonic() + PATIENCE
+    attempt = 0
+    while True:
+        try:
+            return _run(connection, function)
+        except OperationalError as error:
+            if not _is_retryable(error) or time.monotonic() > deadline:
+                raise
+        attempt += 1
+        time.sleep(random.uniform(0, min(0.002 * 2**attempt, 0.1)))
+
+
+def _run(connection: BaseDatabaseWrapper, function: Callable[[], T]) -> T:
+    stricter = _is_stricter(connection)
+    if stricter and connection.vendor == "mysql":  # refused once the transaction has begun
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    with transaction.atomic(using=connection.alias, durable=True):
+        if stricter and connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        return function()
+
+
+def _is_stricter(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether the project chose an isolation level beyond READ COMMITTED."""
+    level = connection.settings_dict["OPTIONS"].get("isolation_level")
+    if connection.vendor == "mysql":
+        # Django's own default is READ COMMITTED; None leaves it to the server.
+        options = connection.settings_dict["OPTIONS"]
+        return "isolation_level" in options and (level or "").lower() != "read committed"
+    # psycopg's IsolationLevel: READ_UNCOMMITTED 1, READ_COMMITTED 2, REPEATABLE_READ 3 …
+    return connection.vendor == "postgresql" and level is not None and int(level) > 2
+
+
+def _is_retryable(error: OperationalError) -> bool:
+    cause = error.__cause__
+    if getattr(cause, "sqlstate", None) in _RETRYABLE_SQLSTATES:
+        return True
+    number = error.args[0] if error.args else None
+    return number in _RETRYABLE_NUMBERS or "database is locked" in str(error)
