@@ -85,6 +85,12 @@ def get_channelmanager() -> ChannelManagerBase:
             f"EVENTSTREAM_CHANNELMANAGER_CLASS: {path!r} cannot be imported ({error}); "
             "give the dotted path of a subclass of DefaultChannelManager."
         ) from error
+    for name in ("get_channels_for_request", "can_read_channel", "is_channel_reliable"):
+        if not callable(getattr(manager, name, None)):
+            raise ImproperlyConfigured(
+                f"EVENTSTREAM_CHANNELMANAGER_CLASS: {path!r} has no method {name}; "
+                "let it inherit from django_eventstream.channelmanager.DefaultChannelManager."
+            )
     return manager
 
 

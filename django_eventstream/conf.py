@@ -19,7 +19,8 @@ class Settings:
     @property
     def storage_class(self) -> str | None:
         """Dotted path of the storage; None: no channel is reliable."""
-        return self._get("STORAGE_CLASS", None)
+        path: str | None = self._get("STORAGE_CLASS", None)
+        return path or None
 
     @property
     def channelmanager_class(self) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import os
 import random
 import threading
 import time
@@ -457,13 +458,24 @@ def trim_log_now_and_then() -> None:
         return
     _trimmed_at = now
     storage = get_storage()
-    if storage is not None and hasattr(storage, "trim"):
+    if storage is not None:
         threads.run_in_background(storage.trim)
 
 
 def _forget(loop: asyncio.AbstractEventLoop) -> None:
     with _hubs_lock:
         _hubs.pop(loop, None)
+
+
+def _renew() -> None:
+    global _hubs_lock
+    _hubs_lock = threading.Lock()
+    _hubs.clear()
+
+
+# A forked child has none of its parent's loops, and would wake them through shared sockets.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 def _fail(answer: asyncio.Future[Any], error: Exception) -> None:

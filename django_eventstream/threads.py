@@ -9,12 +9,12 @@ of the process.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync, sync_to_async
@@ -31,11 +31,18 @@ IDLE_TIME = 5.0
 
 
 async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a function that may use the database, and return its result."""
+    """Run a function that may use the database, and return its result.
+
+    ``async_to_sync`` inside it comes back to the running loop, so that asynchronous methods of
+    a channel manager always find the loop that their clients belong to.
+    """
     if _is_testing():
         # A test's transaction, or database in memory, exists on the test's own thread only.
         return await sync_to_async(_run_in_test)(function, *args, **kwargs)
-    return await asyncio.wrap_future(_threads.submit(lambda: function(*args, **kwargs)))
+    # asgiref's annotation asks for more than the Executor that it uses.
+    executor: Any = _threads
+    call = sync_to_async(function, thread_sensitive=False, executor=executor)
+    return await call(*args, **kwargs)
 
 
 def run_in_background(function: Callable[[], object]) -> None:
@@ -59,7 +66,7 @@ def release_request_thread() -> None:
         executor.shutdown(wait=False)
 
 
-class DatabaseThreads:
+class DatabaseThreads(Executor):
     """A few threads that end, and close their connections, when there is nothing to do.
 
     (The standard library's ThreadPoolExecutor keeps its threads until the process ends.)
@@ -71,11 +78,11 @@ class DatabaseThreads:
         self._running = 0
         self._idle = 0
 
-    def submit(self, function: Callable[[], T]) -> Future[T]:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue a function; its result goes to the returned future."""
         future: Future[T] = Future()
         with self._lock:
-            self._jobs.put((future, function))
+            self._jobs.put((future, partial(fn, *args, **kwargs)))
             start = self._jobs.qsize() > self._idle and self._running < settings.database_threads
             if start:
                 self._running += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,14 @@ from .base import StorageBase
 if TYPE_CHECKING:
     from .database import DjangoModelStorage
 
-__all__ = ["DjangoModelStorage", "Event", "EventDoesNotExist", "StorageBase", "get_storage"]
+__all__ = [
+    "DjangoModelStorage",
+    "Event",
+    "EventDoesNotExist",
+    "StorageBase",
+    "get_storage",
+    "stores_skipped",
+]
 
 
 @cache
@@ -30,18 +38,33 @@ def get_storage() -> StorageBase | None:
     if not path:
         return None
     try:
-        storage: StorageBase = import_string(path)()
+        storage = import_string(path)()
     except ImportError as error:
         raise ImproperlyConfigured(
             f"EVENTSTREAM_STORAGE_CLASS: {path!r} cannot be imported ({error}); give the dotted "
             "path of a storage, such as 'django_eventstream.storage.DjangoModelStorage'."
         ) from error
+    if not isinstance(storage, StorageBase):
+        raise ImproperlyConfigured(
+            f"EVENTSTREAM_STORAGE_CLASS: {path!r} is no storage; "
+            "let it inherit from django_eventstream.storage.StorageBase."
+        )
     return storage
+
+
+@cache
+def stores_skipped(storage: StorageBase) -> bool:
+    """Return whether a storage keeps ``skip_user_ids``; those of version 5.3.4 do not."""
+    parameters = inspect.signature(storage.append_event).parameters
+    return "skip_user_ids" in parameters or any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:
     if setting in ("EVENTSTREAM_STORAGE_CLASS", "EVENTSTREAM_STORAGE_CONNECTION"):
         get_storage.cache_clear()
+        stores_skipped.cache_clear()
 
 
 setting_changed.connect(_forget)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from django.apps import apps
+from django.db import router
+
 from ..event import Event
 from ..exceptions import EventDoesNotExist
 
@@ -21,6 +24,11 @@ class StorageBase:
     #: it (returning it with ``id`` None), to be numbered by ``number_pending`` once the
     #: transaction is committed. Events of other storages are appended after the commit.
     is_transactional = False
+
+    @property
+    def using(self) -> str:
+        """Alias of the database whose transactions events wait for: that of models.Event."""
+        return router.db_for_write(apps.get_model("django_eventstream", "Event"))
 
     def append_event(
         self,

@@ -20,7 +20,7 @@ import json
 from collections.abc import Collection
 from datetime import timedelta
 
-from django.db import connections, router
+from django.db import connections
 from django.db.models import (
     BigIntegerField,
     Case,
@@ -55,11 +55,6 @@ class DjangoModelStorage(StorageBase):
     """
 
     is_transactional = True
-
-    @property
-    def using(self) -> str:
-        """Alias of the log's database."""
-        return router.db_for_write(models.Event)
 
     def append_event(
         self,

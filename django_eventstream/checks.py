@@ -1,0 +1,175 @@
+"""System checks: wrong settings are found by ``manage.py check``, with the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core import checks
+from django.core.checks import CheckMessage, Error
+from django.core.exceptions import ImproperlyConfigured
+
+from .channelmanager import get_channelmanager
+from .conf import Settings, settings
+from .cors import allowed_patterns, is_origin
+from .storage import get_storage, stores_skipped
+
+PREFIX = "EVENTSTREAM_"
+
+#: The least value of each numeric setting, and whether it is a whole number.
+NUMBERS: dict[str, tuple[float, bool]] = {
+    "CHANNEL_LIMIT": (1, True),
+    "PADDING": (0, True),
+    "KEEP_ALIVE_INTERVAL": (0.05, False),
+    "RETRY_DELAY": (0, False),
+    "RETENTION": (1, False),
+    "MAX_EVENTS_PER_CHANNEL": (1, True),
+    "POLL_INTERVAL": (0.01, False),
+    "PAGE_SIZE": (1, True),
+    "READ_TIMEOUT": (0, False),
+    "DATABASE_THREADS": (1, True),
+    "BUFFER_SIZE": (0, True),
+    "BURST_SIZE": (1, True),
+}
+#: Settings whose ``None`` means something.
+OPTIONAL = frozenset({"MAX_EVENTS_PER_CHANNEL"})
+#: Names that have no property of their own.
+OTHER_NAMES = frozenset({"ALLOW_ORIGIN", "STORAGE_CONNECTION", "REDIS"})
+
+_HOST = re.compile(r"\*|\.?[\w-]+(\.[\w-]+)*|\[[0-9a-f:.]+\]", re.IGNORECASE)
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+", re.IGNORECASE)  # a token, RFC 9110, 5.6.2
+
+
+def check_settings(**kwargs: Any) -> list[CheckMessage]:
+    """Check all settings of the package."""
+    return [
+        *_check_names(),
+        *_check_plugins(),
+        *_check_numbers(),
+        *_check_origins(),
+        *_check_headers(),
+    ]
+
+
+def _check_names() -> Iterator[CheckMessage]:
+    known = {PREFIX + name for name in OTHER_NAMES}
+    for name, value in vars(Settings).items():
+        if isinstance(value, property):
+            known.add(PREFIX + name.upper())
+    for name in dir(django_settings):
+        if name.startswith(PREFIX) and name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            yield checks.Warning(
+                f"{name} is no setting of django-eventstream.",
+                hint=f"Did you mean {close[0]}?" if close else "Remove it.",
+                id="django_eventstream.W001",
+            )
+
+
+def _check_plugins() -> Iterator[CheckMessage]:
+    try:
+        storage = get_storage()
+    except Exception as error:
+        yield Error(
+            _sentence("EVENTSTREAM_STORAGE_CLASS", error),
+            hint="For the project's database: 'django_eventstream.storage.DjangoModelStorage'.",
+            id="django_eventstream.E001",
+        )
+    else:
+        if storage is not None and not stores_skipped(storage):
+            yield checks.Warning(
+                "EVENTSTREAM_STORAGE_CLASS: the storage does not keep skip_user_ids. Users to be "
+                "skipped are so while connected, but get the event when they resume.",
+                hint="Let append_event() take and store the keyword argument skip_user_ids.",
+                id="django_eventstream.W002",
+            )
+    try:
+        get_channelmanager()
+    except Exception as error:
+        yield Error(
+            _sentence("EVENTSTREAM_CHANNELMANAGER_CLASS", error),
+            hint="Give the dotted path of a subclass of "
+            "django_eventstream.channelmanager.DefaultChannelManager.",
+            id="django_eventstream.E002",
+        )
+
+
+def _check_numbers() -> Iterator[CheckMessage]:
+    for name, (least, whole) in NUMBERS.items():
+        value = getattr(django_settings, PREFIX + name, least)
+        if value is None and name in OPTIONAL:
+            continue
+        # True is an int.
+        is_number = isinstance(value, int if whole else (int, float))
+        if isinstance(value, bool) or not is_number or not least <= value < float("inf"):
+            kind = "a whole number" if whole else "a number"
+            yield Error(
+                f"{PREFIX}{name} is {value!r}.",
+                hint=f"Set it to {kind} from {least:g} up, or remove it for the default, "
+                f"{getattr(_DEFAULTS, name.lower())!r}.",
+                id="django_eventstream.E003",
+            )
+
+
+def _check_origins() -> Iterator[CheckMessage]:
+    for name in ("ALLOW_ORIGIN", "ALLOW_ORIGINS"):
+        value = getattr(django_settings, PREFIX + name, None) or ()
+        origins = [value] if isinstance(value, str) else value
+        if not isinstance(origins, (list, tuple, set, frozenset)):
+            yield _no_origin(name, value)
+            continue
+        for origin in origins:
+            if not (isinstance(origin, str) and (_HOST.fullmatch(origin) or is_origin(origin))):
+                yield _no_origin(name, origin)
+    try:
+        everything = "*" in allowed_patterns()
+    except TypeError:
+        return  # said above
+    if everything and settings.allow_credentials:
+        yield checks.Warning(
+            "EVENTSTREAM_ALLOW_CREDENTIALS is on while every origin is allowed: any site could "
+            "read the streams of its visitors. No cross-origin request is allowed instead.",
+            hint="List the origins in EVENTSTREAM_ALLOW_ORIGINS.",
+            id="django_eventstream.W003",
+        )
+
+
+def _check_headers() -> Iterator[CheckMessage]:
+    value = getattr(django_settings, PREFIX + "ALLOW_HEADERS", None) or ()
+    headers: Iterable[Any] = value.split(",") if isinstance(value, str) else value
+    if not isinstance(headers, (list, tuple, set, frozenset)) or not all(
+        isinstance(header, str) and _HEADER.fullmatch(header.strip()) for header in headers
+    ):
+        yield Error(
+            f"EVENTSTREAM_ALLOW_HEADERS is {value!r}.",
+            hint="Set it to a list of names of HTTP headers.",
+            id="django_eventstream.E005",
+        )
+
+
+def _no_origin(name: str, value: Any) -> CheckMessage:
+    return Error(
+        f"{PREFIX}{name}: {value!r} is neither a host nor an origin.",
+        hint="Give hosts ('example.com', '.example.com', '*') or full origins without a path "
+        "('https://example.com:8443').",
+        id="django_eventstream.E004",
+    )
+
+
+def _sentence(name: str, error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, ImproperlyConfigured) and text.startswith(name):
+        return text
+    return f"{name}: cannot be loaded: {type(error).__name__}: {text}"
+
+
+class _Defaults(Settings):
+    @staticmethod
+    def _get(name: str, default: Any) -> Any:
+        return default
+
+
+_DEFAULTS = _Defaults()

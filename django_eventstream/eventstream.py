@@ -1,0 +1,261 @@
+"""What a project calls: sending events, reading them, and telling that permissions changed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
+
+from .channelmanager import call, get_channelmanager
+from .event import Event, check_channel, check_data, check_event_type, check_skip_user_ids
+from .eventrequest import EventRequest, current_user, user_id
+from .eventresponse import EventResponse
+from .exceptions import EventDoesNotExist, EventPermissionError
+from .hub import deliver, trim_log_now_and_then
+from .lasteventid import format_last_event_id
+from .messages import Published, Revoked
+from .storage import get_storage, stores_skipped
+from .storage.base import StorageBase, read_page
+from .transactions import in_transaction
+
+logger = logging.getLogger("django_eventstream")
+
+
+def send_event(
+    channel: str,
+    event_type: str,
+    data: Any,
+    skip_user_ids: Iterable[Any] | None = None,
+    async_publish: bool = True,
+    json_encode: bool = True,
+    *,
+    on_commit: bool = True,
+) -> Event:
+    """Send an event to every stream that reads the channel, and return it.
+
+    ``data`` is encoded with DjangoJSONEncoder; with ``json_encode=False`` it is a text that is
+    sent as it is. ``skip_user_ids`` are users who must not get the event: ids as int, str or
+    UUID. ``async_publish=False`` waits until a proxy, if there is one, has taken the event.
+
+    Inside a transaction the event is a part of it: sent right after the commit, and never if
+    it is rolled back; the returned event's ``id`` is then None. ``on_commit=False`` sends an
+    event of an unreliable channel at once all the same.
+
+    Callable from any thread. Raises TypeError or ValueError, before anything is stored or
+    sent, for a channel name or type over 255 characters, a reserved type, and data that
+    cannot be encoded; and what the storage raises when it cannot append.
+    """
+    event = Event(
+        check_channel(channel),
+        check_event_type(event_type),
+        json.dumps(data, cls=DjangoJSONEncoder, allow_nan=False)
+        if json_encode
+        else check_data(data),
+        skip_user_ids=check_skip_user_ids(skip_user_ids),
+    )
+    storage = _storage_of(event.channel)
+    if storage is None:
+        if on_commit:
+            _after_commit(DEFAULT_DB_ALIAS if get_storage() is None else _using(), _publish, event)
+        else:
+            _publish(event)
+        return event
+    try:
+        if storage.is_transactional:
+            event = _append(storage, event)
+            if event.id is None:
+                _after_commit(storage.using, _number_pending, storage, event.channel)
+        elif in_transaction(storage.using):
+            _after_commit(storage.using, _append_committed, storage, event)
+        else:
+            event = _append(storage, event)
+    except SynchronousOnlyOperation as error:
+        raise SynchronousOnlyOperation(
+            "send_event() was called on an event loop and would block it; "
+            "await asend_event() instead."
+        ) from error
+    if event.id is not None:
+        _publish(event)
+    trim_log_now_and_then()
+    return event
+
+
+async def asend_event(
+    channel: str,
+    event_type: str,
+    data: Any,
+    skip_user_ids: Iterable[Any] | None = None,
+    async_publish: bool = True,
+    json_encode: bool = True,
+    *,
+    on_commit: bool = True,
+) -> Event:
+    """Send an event from asynchronous code; see ``send_event``."""
+    return await sync_to_async(send_event)(
+        channel,
+        event_type,
+        data,
+        skip_user_ids,
+        async_publish,
+        json_encode,
+        on_commit=on_commit,
+    )
+
+
+def get_current_event_id(channels: Iterable[str]) -> str:
+    """Return the Last-Event-ID of the present, for a page to start from.
+
+    Ask for it before reading the page's own data: what comes in between is then sent to the
+    page, which drops what it already shows. Channels that are not reliable have no place in
+    it. Raises ValueError when there is no storage.
+    """
+    storage = get_storage()
+    if storage is None:
+        raise ValueError(
+            "get_current_event_id() needs a storage: set EVENTSTREAM_STORAGE_CLASS, for example "
+            "to 'django_eventstream.storage.DjangoModelStorage'."
+        )
+    if isinstance(channels, str):
+        raise TypeError("get_current_event_id() takes a list of channel names, not one text.")
+    names = [check_channel(channel) for channel in dict.fromkeys(channels)]
+    manager = get_channelmanager()
+    reliable = [name for name in names if call(manager.is_channel_reliable, name)]
+    current_ids = storage.get_current_ids(reliable) if reliable else {}
+    return format_last_event_id({name: current_ids[name] for name in reliable})
+
+
+def get_events(request: EventRequest, limit: int = 100, user: Any = None) -> EventResponse:
+    """Return what follows the request's positions, at most about ``limit`` events in all.
+
+    ``user`` takes the place of the request's. Raises EventPermissionError when that user may
+    not read one of the channels.
+    """
+    user = current_user(request.user if user is None else user)
+    manager = get_channelmanager()
+    denied = [name for name in request.channels if not call(manager.can_read_channel, user, name)]
+    if denied:
+        raise EventPermissionError.for_channels(denied)
+    response = EventResponse(is_next=request.is_next, is_recover=request.is_recover, user=user)
+    per_channel = max(1, limit // max(1, len(request.channels)))
+    for channel in request.channels:
+        response.channel_items[channel] = []
+        storage = _storage_of(channel)
+        if storage is None:
+            continue
+        position = request.channel_last_ids.get(channel)
+        if position is None:
+            response.channel_last_ids[channel] = storage.get_current_id(channel)
+            continue
+        try:
+            events = read_page(storage, channel, position, per_channel + 1)
+        except EventDoesNotExist as error:
+            response.channel_reset.add(channel)
+            response.channel_last_ids[channel] = error.current_id
+            continue
+        response.channel_last_ids[channel] = position
+        response.channel_items[channel] = events[:per_channel]
+        if len(events) > per_channel:
+            response.channel_more.add(channel)
+    return response
+
+
+def channel_permission_changed(user: Any, channel: str) -> None:
+    """Check whether a user may still read a channel, and end the user's streams if not.
+
+    ``user`` None (or AnonymousUser) stands for all streams without a user. Inside a
+    transaction this is done after the commit, and not at all after a rollback.
+    """
+    channel = check_channel(channel)
+    using = DEFAULT_DB_ALIAS if get_storage() is None else _using()
+    _after_commit(using, _check_permission, current_user(user), channel)
+
+
+def _check_permission(user: Any, channel: str) -> None:
+    if not call(get_channelmanager().can_read_channel, user, channel):
+        deliver(Revoked(user_id(user), channel))
+
+
+def _storage_of(channel: str) -> StorageBase | None:
+    """Return the storage if the channel is reliable."""
+    storage = get_storage()
+    if storage is not None and call(get_channelmanager().is_channel_reliable, channel):
+        return storage
+    return None
+
+
+def _using() -> str:
+    storage = get_storage()
+    assert storage is not None
+    return storage.using
+
+
+def _append(storage: StorageBase, event: Event) -> Event:
+    """Store an event, in a storage of version 5.3.4 without the users to be skipped."""
+    if stores_skipped(storage):
+        return storage.append_event(
+            event.channel, event.type, event.data, skip_user_ids=event.skip_user_ids
+        )
+    stored = storage.append_event(event.channel, event.type, event.data)
+    return Event(event.channel, event.type, event.data, stored.id, event.skip_user_ids)
+
+
+def _publish(event: Event) -> None:
+    deliver(Published(event))
+
+
+# After a commit
+
+
+def _after_commit(using: str, function: Callable[..., None], *args: Any) -> None:
+    """Call a function after the commit of the transaction, if there is one, else now.
+
+    After a commit nothing is raised into the caller, whose work is done: it is logged.
+    With autocommit off Django does not know of commits; then a function is called at once,
+    but for numbering, which finds nothing before the commit and is left to the poll.
+    """
+    connection = connections[using]
+    if not in_transaction(using):
+        function(*args)
+    elif not connection.in_atomic_block:
+        if function is not _number_pending:
+            function(*args)
+    elif function is not _number_pending or not _is_waiting(connection, args):
+        hook = partial(_call_after_commit, function, args)
+        transaction.on_commit(hook, using=using)
+
+
+def _is_waiting(connection: Any, args: tuple[Any, ...]) -> bool:
+    """Return whether the transaction already has a hook that numbers the same channel.
+
+    One of an enclosing block lives at least as long as what is written now.
+    """
+    savepoints = set(connection.savepoint_ids)
+    return any(
+        hook[0] <= savepoints
+        and isinstance(hook[1], partial)
+        and hook[1].args == (_number_pending, args)
+        for hook in connection.run_on_commit
+    )
+
+
+def _call_after_commit(function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    try:
+        function(*args)
+    except Exception:
+        logger.exception("After a commit, left to the poll where one can mend it")
+
+
+def _number_pending(storage: StorageBase, channel: str) -> None:
+    for event in storage.number_pending(channel):
+        _publish(event)
+
+
+def _append_committed(storage: StorageBase, event: Event) -> None:
+    _publish(_append(storage, event))

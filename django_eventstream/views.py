@@ -1,0 +1,112 @@
+"""The endpoint, as a Django view."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.asgi import ASGIRequest
+from django.db import Error as DatabaseError
+from django.db import transaction
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBadRequest,
+    HttpResponseNotAllowed,
+    StreamingHttpResponse,
+)
+from django.http.response import HttpResponseBase
+from django.views.decorators.csrf import csrf_exempt
+
+from .cors import add_cors_headers
+from .eventrequest import EventRequest
+from .exceptions import InternalError, ResumeNotAllowed, StreamError
+from .sse import encode_error, encode_retry
+from .streaming import Stream, SyncStream, retry_delay
+
+logger = logging.getLogger("django_eventstream")
+
+CONTENT_TYPE = "text/event-stream"
+
+
+# A forged POST can do no harm where every POST gets a 405.
+@csrf_exempt
+@transaction.non_atomic_requests
+def events(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
+    """Answer with a stream of the channels that ``kwargs`` and the request select.
+
+    A plain function, to be mounted, decorated, or called from other synchronous views and from
+    Django REST framework's. ``kwargs`` are those of the URL pattern.
+    """
+    response = _respond(request, kwargs)
+    response["Cache-Control"] = "no-cache, no-transform"
+    response["X-Accel-Buffering"] = "no"  # nginx would collect the stream
+    add_cors_headers(response, request)
+    return response
+
+
+class EventStreamResponse(StreamingHttpResponse):
+    """A response whose chunks must reach the client one by one."""
+
+    def has_header(self, header: str) -> bool:
+        """Claim a Content-Encoding, without sending one.
+
+        GZipMiddleware would compress each chunk by itself, which some clients decode no further
+        than the first, or, on synchronous servers, hold chunks back.
+        """
+        return header.lower() == "content-encoding" or super().has_header(header)
+
+    __contains__ = has_header
+
+
+def _respond(request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
+    if request.method == "OPTIONS":
+        return HttpResponse(headers={"Allow": "GET, OPTIONS"})
+    if request.method != "GET":
+        return HttpResponseNotAllowed(["GET", "OPTIONS"])
+    try:
+        event_request = EventRequest(request, view_kwargs=kwargs)
+        channels = event_request.reliable_channels()
+        event_request.check_permission()
+        stream = Stream(event_request, channels)
+        if _is_asgi(request):
+            return EventStreamResponse(stream, content_type=CONTENT_TYPE)
+        if _is_runserver(request):
+            return EventStreamResponse(SyncStream(stream), content_type=CONTENT_TYPE)
+    except ResumeNotAllowed as error:
+        return HttpResponseBadRequest(f"{error}\n", content_type="text/plain")
+    except StreamError as error:
+        return _error(error)
+    except ImproperlyConfigured:
+        logger.exception("Event streams are not configured correctly")
+        return _error(InternalError("The server's event streams are not configured correctly."))
+    except DatabaseError:
+        # The client is to come back, which a 500 would keep an EventSource from doing.
+        logger.exception("Cannot open a stream, the client is to come back")
+        return HttpResponse(encode_retry(retry_delay()), content_type=CONTENT_TYPE)
+    return _error(
+        InternalError(
+            "This server cannot stream: it runs Django under WSGI. Run it under an ASGI server "
+            "(uvicorn, daphne, hypercorn, granian), or put a GRIP proxy (Pushpin, Fastly Fanout) "
+            "in front of it."
+        )
+    )
+
+
+def _error(error: StreamError) -> HttpResponse:
+    return HttpResponse(encode_error(error.members), content_type=CONTENT_TYPE)
+
+
+def _is_asgi(request: HttpRequest) -> bool:
+    # Django REST framework wraps the request.
+    return isinstance(getattr(request, "_request", request), ASGIRequest)
+
+
+def _is_runserver(request: HttpRequest) -> bool:
+    """Return whether Django's development server gave the request a thread of its own."""
+    software = request.META.get("SERVER_SOFTWARE", "")
+    # Without threads it serves from the one that it was started on: runserver --nothreading.
+    starters = ("MainThread", "django-main-thread")
+    return software.startswith("WSGIServer/") and threading.current_thread().name not in starters

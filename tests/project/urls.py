@@ -1,0 +1,32 @@
+"""The endpoint, mounted in each way, and remote control for tests."""
+
+from django.urls import include, path, re_path
+
+import django_eventstream
+
+from . import views
+
+urlpatterns = [
+    path("events/", include(django_eventstream.urls)),
+    path("fixed/events/", include(django_eventstream.urls), {"channels": ["fixed"]}),
+    re_path(
+        r"^objects/(?P<obj_id>\w+)/events/",
+        include(django_eventstream.urls),
+        {"format-channels": ["object-{obj_id}"]},
+    ),
+    re_path(r"^one/(?P<channel>\w+)/", include(django_eventstream.urls)),
+    path(
+        "namespaced/",
+        include((django_eventstream.urls.urlpatterns, "stream"), namespace="stream"),
+        {"channels": ["namespaced"]},
+    ),
+    path("direct/", django_eventstream.views.events, {"channels": ["direct"]}, name="direct"),
+    path("wrapped/", views.wrapped),
+    path("send/", views.send),
+    path("burst/<str:channel>/<int:count>/", views.burst),
+    path("login/<str:name>/", views.log_in),
+    path("forbid/<str:name>/<str:group>/<str:channel>/", views.forbid),
+    path("forbid-anonymous/<str:channel>/", views.forbid_anonymous),
+    path("position/", views.position),
+    path("threads/", views.threads),
+]

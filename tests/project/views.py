@@ -1,0 +1,84 @@
+"""Remote control for tests: what a project would do in its own views."""
+
+import json
+import threading
+
+from django.contrib.auth import get_user_model, login
+from django.contrib.auth.models import Group
+from django.db import transaction
+from django.http import HttpResponse, JsonResponse
+from django.views.decorators.csrf import csrf_exempt
+
+import django_eventstream
+from django_eventstream import channel_permission_changed, get_current_event_id, send_event
+
+
+@csrf_exempt
+def send(request):
+    """Send the events of the JSON body; ``transaction``: "commit" or "rollback"."""
+    order = json.loads(request.body)
+    end = order.get("transaction")
+    ids = []
+    if end is None:
+        ids = [send_event(**event).id for event in order["events"]]
+    else:
+        with transaction.atomic():
+            ids = [send_event(**event).id for event in order["events"]]
+            transaction.set_rollback(end == "rollback")
+    return JsonResponse({"ids": ids})
+
+
+def burst(request, channel, count):
+    """Send many events from several threads."""
+    per_thread = count // 4
+
+    def run(number):
+        for index in range(per_thread):
+            send_event(channel, "message", {"thread": number, "index": index})
+
+    threads = [threading.Thread(target=run, args=[number]) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return HttpResponse(status=204)
+
+
+def log_in(request, name):
+    """Log a user in, a new one if need be, as a member of the ``group`` parameters."""
+    user, _ = get_user_model().objects.get_or_create(username=name)
+    for group in request.GET.getlist("group"):
+        user.groups.add(Group.objects.get_or_create(name=group)[0])
+    login(request, user)
+    return JsonResponse({"id": user.pk})
+
+
+def forbid(request, name, group, channel):
+    """Take a user out of a group, and say so."""
+    user = get_user_model().objects.get(username=name)
+    user.groups.remove(*Group.objects.filter(name=group))
+    channel_permission_changed(user, channel)
+    return HttpResponse(status=204)
+
+
+def forbid_anonymous(request, channel):
+    """Close the ``anonymous-`` channels to those who are not logged in."""
+    Group.objects.get_or_create(name="closed")
+    channel_permission_changed(None, channel)
+    Group.objects.filter(name="closed").delete()
+    return HttpResponse(status=204)
+
+
+def position(request):
+    """Answer with the Last-Event-ID of the present."""
+    return HttpResponse(get_current_event_id(request.GET.getlist("channel")))
+
+
+def threads(request):
+    """Answer with the number of threads."""
+    return JsonResponse({"threads": threading.active_count()})
+
+
+def wrapped(request):
+    """Call the view from another one."""
+    return django_eventstream.views.events(request, channels=["wrapped"])

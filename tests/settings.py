@@ -1,0 +1,74 @@
+"""The settings of the tests: an ordinary project, on the database that the environment names."""
+
+import os
+import tempfile
+
+BACKEND = os.environ.get("EVENTSTREAM_TEST_DATABASE", "sqlite")
+ISOLATION = os.environ.get("EVENTSTREAM_TEST_ISOLATION", "")
+PORT = os.environ.get("EVENTSTREAM_TEST_DATABASE_PORT", "")
+#: A database that processes share; tests that start none have Django's test database.
+NAME = os.environ.get("EVENTSTREAM_TEST_DATABASE_NAME", "")
+
+if BACKEND == "postgresql":
+    from psycopg import IsolationLevel
+
+    DATABASE = {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": NAME or "postgres",
+        "HOST": "127.0.0.1",
+        "PORT": PORT,
+        "USER": "postgres",
+        "OPTIONS": {"isolation_level": IsolationLevel[ISOLATION]} if ISOLATION else {},
+    }
+elif BACKEND == "mariadb":
+    DATABASE = {
+        "ENGINE": "django.db.backends.mysql",
+        "NAME": NAME or "test",
+        "HOST": "127.0.0.1",
+        "PORT": PORT,
+        "USER": "eventstream",
+        "PASSWORD": "eventstream",
+        "OPTIONS": {"isolation_level": ISOLATION.replace("_", " ").lower()} if ISOLATION else {},
+        # Django's default, which compares names as equal that differ in case and accents.
+        "TEST": {"CHARSET": "utf8mb4"},
+    }
+else:
+    DATABASE = {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": NAME or ":memory:",
+        "OPTIONS": {"timeout": 30},
+        # A file: tests use it from several threads and, in memory, they would lock each other out.
+        "TEST": {"NAME": os.path.join(tempfile.gettempdir(), f"eventstream-{os.getpid()}.sqlite3")},
+    }
+
+SECRET_KEY = "for the tests only"
+DEBUG = False
+ALLOWED_HOSTS = ["*"]
+DATABASES = {"default": DATABASE}
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django_eventstream",
+    "tests.project",
+]
+MIDDLEWARE = [
+    "django.middleware.gzip.GZipMiddleware",
+    "django.middleware.http.ConditionalGetMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+]
+ROOT_URLCONF = "tests.project.urls"
+USE_TZ = True
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["console"], "level": "WARNING"},
+}
+EVENTSTREAM_CHANNELMANAGER_CLASS = "tests.project.channelmanager.ChannelManager"
+EVENTSTREAM_KEEP_ALIVE_INTERVAL = float(os.environ.get("EVENTSTREAM_TEST_KEEP_ALIVE", "20"))
+EVENTSTREAM_STORAGE_CLASS = "django_eventstream.storage.DjangoModelStorage"
