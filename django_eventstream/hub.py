@@ -411,7 +411,17 @@ class Hub:
 
 # The process
 
+
+class Receiver(Protocol):
+    """What takes the messages of this process: hubs, and tests that look on."""
+
+    def receive_message(self, message: Message) -> None:
+        """Take a message, on the sender's thread."""
+
+
 _hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
+#: Receivers besides the hubs.
+onlookers: list[Receiver] = []
 _hubs_lock = threading.Lock()
 # For streams that are opened while their user is losing the permission: checked before, and
 # not yet here when the message came.
@@ -434,9 +444,9 @@ def deliver(message: Message) -> None:
     if isinstance(message, Revoked):
         _revocations.append((time.monotonic(), message))
     with _hubs_lock:
-        hubs = list(_hubs.values())
-    for hub in hubs:
-        hub.receive_message(message)
+        receivers: list[Receiver] = [*_hubs.values(), *onlookers]
+    for receiver in receivers:
+        receiver.receive_message(message)
 
 
 def was_revoked(user_id: str | None, channels: Collection[str], since: float) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import threading
 from collections.abc import Mapping
 
 from django.db import Error as DatabaseError
@@ -213,36 +214,41 @@ class Stream:
 
 
 class SyncStream:
-    """A stream as a plain iterator, on an event loop that runs while it is pulled.
+    """A stream as a plain iterator, for ``runserver``: it holds the thread that pulls it.
 
-    It holds a thread as long as it lives, which only ``runserver`` has to spare.
+    The streams run on one event loop in a thread of its own, so that they share a hub.
     """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __iter__(self) -> SyncStream:
         return self
 
     def __next__(self) -> bytes:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
+        part = asyncio.run_coroutine_threadsafe(self._stream.__anext__(), _get_background_loop())
         try:
-            return self._loop.run_until_complete(self._stream.__anext__())
+            return part.result()
         except StopAsyncIteration:
             raise StopIteration from None
 
     def close(self) -> None:
-        """Leave, and end the loop."""
-        if self._loop is None or self._loop.is_closed():
-            return
-        self._stream.leave()
-        tasks = asyncio.all_tasks(self._loop)
-        for task in tasks:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self._loop.close()
+        """Leave."""
+        self._stream.close()
+
+
+_background_loop: asyncio.AbstractEventLoop | None = None
+_background_lock = threading.Lock()
+
+
+def _get_background_loop() -> asyncio.AbstractEventLoop:
+    global _background_loop
+    with _background_lock:
+        if _background_loop is None:
+            _background_loop = asyncio.new_event_loop()
+            run = _background_loop.run_forever
+            threading.Thread(target=run, name="eventstream-loop", daemon=True).start()
+        return _background_loop
 
 
 def retry_delay() -> int:

@@ -52,6 +52,10 @@ INSTALLED_APPS = [
     "django_eventstream",
     "tests.project",
 ]
+if os.environ.get("EVENTSTREAM_TEST_RUNSERVER") == "daphne":
+    INSTALLED_APPS.insert(0, "daphne")
+    ASGI_APPLICATION = "tests.project.asgi.through_channels"
+WSGI_APPLICATION = "tests.project.wsgi.application"
 MIDDLEWARE = [
     "django.middleware.gzip.GZipMiddleware",
     "django.middleware.http.ConditionalGetMiddleware",
@@ -69,6 +73,8 @@ LOGGING = {
     "handlers": {"console": {"class": "logging.StreamHandler"}},
     "root": {"handlers": ["console"], "level": "WARNING"},
 }
-EVENTSTREAM_CHANNELMANAGER_CLASS = "tests.project.channelmanager.ChannelManager"
+EVENTSTREAM_CHANNELMANAGER_CLASS = "tests.project.channelmanager." + os.environ.get(
+    "EVENTSTREAM_TEST_CHANNELMANAGER", "ChannelManager"
+)
 EVENTSTREAM_KEEP_ALIVE_INTERVAL = float(os.environ.get("EVENTSTREAM_TEST_KEEP_ALIVE", "20"))
 EVENTSTREAM_STORAGE_CLASS = "django_eventstream.storage.DjangoModelStorage"

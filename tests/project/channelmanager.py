@@ -1,5 +1,7 @@
 """Channels by their names: what they begin with tells who may read them."""
 
+from asgiref.sync import sync_to_async
+
 from django_eventstream.channelmanager import DefaultChannelManager
 
 
@@ -30,6 +32,8 @@ class AsyncChannelManager(ChannelManager):
         if channel.startswith("group-"):
             group = channel.split("-")[1]
             return user is not None and await user.groups.filter(name=group).aexists()
+        if channel.startswith("anonymous-"):
+            return user is not None or not await sync_to_async(_closed_to_anonymous)()
         return super().can_read_channel(user, channel)
 
     async def is_channel_reliable(self, channel):

@@ -1,0 +1,171 @@
+"""Private database servers for tests, and a command that runs another one beside such a server.
+
+    python -m tests.databases postgresql [--isolation REPEATABLE_READ] pytest -m database
+
+A server lives in a temporary folder, listens on a free port of the loopback interface, and is
+stopped by its process id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.processes import Process, free_port, wait_until
+
+
+class NotInstalled(Exception):
+    """The server program is missing."""
+
+
+def find_program(*names: str) -> str:
+    """Return the path of the first program that is there."""
+    folders = ["/usr/sbin", "/usr/bin", *sorted(glob.glob("/usr/lib/postgresql/*/bin"))[::-1]]
+    path = os.pathsep.join([*folders, os.environ.get("PATH", "")])
+    for name in names:
+        if found := shutil.which(name, path=path):
+            return os.path.realpath(found) if "postgresql" in os.path.realpath(found) else found
+    raise NotInstalled(f"{names[0]} is not installed")
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[Server]:
+    """Run PostgreSQL, with the user ``postgres``."""
+    initdb, postgres = find_program("initdb"), find_program("postgres")
+    with _folder("postgres") as (folder, user):
+        data = folder / "data"
+        _run([initdb, "-D", str(data), "-U", "postgres", "--auth=trust", "-N"], user)
+        port = free_port()
+        options = {
+            "port": port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": folder,
+            "fsync": "off",
+            "max_connections": 100,
+        }
+        arguments = [part for name in options for part in ("-c", f"{name}={options[name]}")]
+        command = [postgres, "-D", str(data), *arguments]
+
+        def is_ready() -> bool:
+            ready = find_program("pg_isready")
+            return subprocess.run([ready, "-q", "-h", "127.0.0.1", "-p", str(port)]).returncode == 0
+
+        yield from _serve(port, command, user, is_ready)
+
+
+@contextlib.contextmanager
+def mariadb() -> Iterator[Server]:
+    """Run MariaDB, with the user ``eventstream`` and the database ``test``."""
+    install = find_program("mariadb-install-db", "mysql_install_db")
+    daemon, client = find_program("mariadbd", "mysqld"), find_program("mariadb", "mysql")
+    with _folder("mysql") as (folder, user):
+        data, socket = folder / "data", folder / "socket"
+        _run(
+            [
+                install,
+                "--no-defaults",
+                f"--datadir={data}",
+                "--auth-root-authentication-method=normal",
+                *([f"--user={user}"] if user else []),
+            ]
+        )
+        port = free_port()
+        command = [
+            daemon,
+            "--no-defaults",
+            f"--datadir={data}",
+            f"--socket={socket}",
+            f"--port={port}",
+            "--bind-address=127.0.0.1",
+            f"--pid-file={folder / 'pid'}",
+            "--innodb-flush-log-at-trx-commit=0",
+            "--character-set-server=utf8mb4",
+            *([f"--user={user}"] if user else []),
+        ]
+        login = [client, "--no-defaults", f"--socket={socket}", "-uroot"]
+
+        def is_ready() -> bool:
+            ping = subprocess.run([*login, "-e", "SELECT 1"], capture_output=True)
+            return ping.returncode == 0
+
+        for server in _serve(port, command, None, is_ready):
+            _run(
+                [
+                    *login,
+                    "-e",
+                    "CREATE OR REPLACE USER eventstream@'127.0.0.1' IDENTIFIED BY 'eventstream';"
+                    "GRANT ALL ON *.* TO eventstream@'127.0.0.1';"
+                    "CREATE OR REPLACE DATABASE test CHARACTER SET utf8mb4",
+                ]
+            )
+            yield server
+
+
+class Server:
+    """A running database server."""
+
+    def __init__(self, port: int, process: Process) -> None:
+        self.port = port
+        self.process = process
+
+
+SERVERS: dict[str, Callable[[], contextlib.AbstractContextManager[Server]]] = {
+    "postgresql": postgresql,
+    "mariadb": mariadb,
+}
+
+
+def _serve(
+    port: int, command: list[str], user: str | None, is_ready: Callable[[], bool]
+) -> Iterator[Server]:
+    with Process(command, user=user) as process:
+        wait_until(is_ready, timeout=60, alive=process)
+        yield Server(port, process)
+
+
+@contextlib.contextmanager
+def _folder(account: str) -> Iterator[tuple[Path, str | None]]:
+    """Make a folder for a server; as root for its own account, for it refuses to run as root."""
+    folder = Path(tempfile.mkdtemp(prefix=f"eventstream-{account}-"))
+    user = account if os.geteuid() == 0 else None
+    try:
+        if user:
+            shutil.chown(folder, user)
+        yield folder, user
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(command: list[str], user: str | None = None) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, user=user, cwd="/")
+    if done.returncode:
+        raise RuntimeError(f"{command[0]}: {done.stdout}{done.stderr}")
+
+
+def main(arguments: list[str]) -> int:
+    """Start the server that the first argument names and run the others as a command."""
+    backend, *command = arguments
+    isolation = ""
+    if command[0] == "--isolation":
+        _, isolation, *command = command
+    if command[0] in ("pytest", "coverage"):
+        command = [sys.executable, "-m", *command]
+    with SERVERS[backend]() as server:
+        environment = {
+            **os.environ,
+            "EVENTSTREAM_TEST_DATABASE": backend,
+            "EVENTSTREAM_TEST_DATABASE_PORT": str(server.port),
+            "EVENTSTREAM_TEST_ISOLATION": isolation,
+        }
+        return subprocess.run(command, env=environment).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
