@@ -124,6 +124,10 @@ class Feed:
         elif current_id > self.known:
             self.known = current_id
 
+    def receive_known(self, event_id: int) -> None:
+        """Note that the log has an event with this id: a stream has read so far."""
+        self.known = max(self.known, event_id)
+
     def restart(self, current_id: int) -> None:
         """Forget everything and go on from ``current_id``; every cursor is off the ring.
 
@@ -166,9 +170,11 @@ class Feed:
         return self.end > end
 
     def forget_missing(self) -> None:
-        """Stop waiting for events that the log, asked for them, turned out not to have."""
-        self.known = self.tail
-        self.ahead.clear()
+        """Stop waiting for events that the log, asked for them, turned out not to have.
+
+        Its counter may have been lost, so streams that are further must consult it.
+        """
+        self.restart(self.tail)
 
     def receive_gap(self) -> None:
         """Note that events without an id may be missing here."""
@@ -198,8 +204,13 @@ class Feed:
     # Places
 
     def seek(self, position: int) -> int | None:
-        """Return the place after the event with id ``position``, None if the ring lacks it."""
-        if self.base is None or position < self.base:
+        """Return the place after the event with id ``position``, None if the ring lacks it.
+
+        Beyond ``tail`` it is the end, if the log is known to reach that far. If it is not, the
+        log must be asked: after the loss of its counter, new events have ids that the stream
+        takes for old ones.
+        """
+        if self.base is None or not self.base <= position <= self.known:
             return None
         if position >= self.tail:
             return self.end

@@ -158,7 +158,7 @@ class StreamProtocol:
             if entry.id == cursor.position + 1:
                 self._write(cursor, entry)
         self._say_position()
-        self._find(cursor)
+        self._find_as_read(cursor)
         self._go_on()
 
     def receive_missing(self, channel: str, current_id: int) -> None:
@@ -286,7 +286,7 @@ class StreamProtocol:
         for cursor in cursors:
             if cursor.position is not None:
                 cursor.position = current_ids[cursor.channel]
-                self._find(cursor)
+                self._find_as_read(cursor)
         self._out.append(encode_reset([cursor.channel for cursor in cursors], self._event_id()))
         self._unsaid = False
 
@@ -294,6 +294,12 @@ class StreamProtocol:
         """Look for the cursor's position in its feed."""
         assert cursor.position is not None
         cursor.place = cursor.feed.seek(cursor.position)
+
+    def _find_as_read(self, cursor: Cursor) -> None:
+        """Look for a position that the log has just been seen to have."""
+        assert cursor.position is not None
+        cursor.feed.receive_known(cursor.position)
+        self._find(cursor)
 
     def _go_on(self) -> None:
         """Follow the feeds if every cursor has its place in them, else read on."""

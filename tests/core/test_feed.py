@@ -192,6 +192,17 @@ def test_missing_events_can_be_forgotten():
     assert ids(feed) == [4]
 
 
+def test_cursors_are_off_the_ring_when_the_log_has_less_than_was_known():
+    # One may be further than the log: its counter was lost.
+    feed = warm_feed(3)
+    feed.receive_known(6)
+    place = feed.seek(6)
+    feed.forget_missing()
+    assert place < feed.start
+    assert feed.seek(6) is None
+    assert feed.seek(3) == feed.end
+
+
 def test_events_without_id_are_taken_as_they_come():
     feed = Feed("room")
     assert feed.receive_event(event(None, "a"))
@@ -300,6 +311,16 @@ def test_place_beyond_the_tail_is_the_end_while_the_feed_is_behind():
     feed = warm_feed(5)
     feed.receive_event(event(8))
     assert feed.seek(7) == feed.seek(8) == feed.end
+
+
+def test_place_beyond_what_the_log_is_known_to_have_must_be_looked_up():
+    feed = warm_feed(5)
+    assert feed.seek(6) is None
+    feed.receive_known(6)
+    assert feed.seek(6) == feed.end
+    assert feed.is_behind
+    feed.receive_known(3)
+    assert feed.known == 6
 
 
 def test_place_is_found_among_entries_without_id():

@@ -400,6 +400,44 @@ def test_stream_that_was_overtaken_and_is_at_the_present_needs_no_log():
     assert stream.data_to_send() == written(6)
 
 
+def test_stream_further_than_the_log_is_reset_when_the_counter_was_lost():
+    feed, stream = live(5)
+    feed.receive_current(3, 5)
+    assert stream.data_to_send() == b""
+    assert stream.wanted() == [("a", 5)]
+    stream.receive_missing("a", 3)
+    assert stream.data_to_send() == reset(3)
+    feed.receive_event(event(4))
+    assert stream.data_to_send() == written(4)
+
+
+def test_stream_that_read_further_than_the_feed_waits_for_it():
+    feed, stream = reading(2, 3)
+    stream.receive_page("a", entries(3, 5))
+    assert stream.state is State.LIVE
+    assert feed.is_behind
+    feed.receive_page([event(4), event(5), event(6)])
+    assert stream.data_to_send() == b"".join(map(written, range(3, 6)))
+    assert stream.data_to_send() == written(6)
+
+
+def test_stream_that_read_further_than_the_log_turns_out_to_reach_reads_again():
+    feed, stream = reading(2, 3)
+    stream.receive_page("a", entries(3, 5))
+    stream.data_to_send()
+    feed.forget_missing()
+    assert stream.data_to_send() == b""
+    assert stream.wanted() == [("a", 5)]
+
+
+def test_present_beyond_the_feed_is_where_a_reset_goes_on():
+    feed, stream = reading(2, 5)
+    stream.receive_missing("a", 7)
+    assert stream.data_to_send() == reset(7)
+    assert stream.state is State.LIVE
+    assert feed.is_behind
+
+
 def test_unreliable_stream_that_was_overtaken_is_reset_and_goes_on_from_the_present():
     feed, stream = unreliable()
     for data in "xyz":
