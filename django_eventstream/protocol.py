@@ -16,8 +16,11 @@ hold what follows a position            the present
 event in the feed, id = position + 1,   waits in the feed           written
 or no id
 id ≤ position                           dropped                     dropped
-id > position + 1, or the cursor is     waits                       reliable → READING;
-overtaken by the feed, or a gap                                     unreliable → stream-reset
+id > position + 1, or the cursor is     waits                       reliable → READING, unless
+overtaken by the feed                                               the feed has its position;
+                                                                    unreliable → stream-reset
+a gap in the feed                       waits                       reliable: passed over;
+                                                                    unreliable → stream-reset
 user in ``skip_user_ids``               the position moves          the position moves
 ``receive_idle``                        keep-alive                  keep-alive
 ``receive_error``                       stream-error → CLOSED       stream-error → CLOSED
