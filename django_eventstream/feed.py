@@ -25,13 +25,15 @@ from .sse import encode_data, encode_id, encode_type
 class Entry:
     """An event in a feed, encoded once for all streams, when the first one writes it."""
 
-    __slots__ = ("_bare", "_head", "_solo", "_tail", "event", "id", "skip_user_ids")
+    __slots__ = ("_bare", "_head", "_solo", "_tail", "event", "id", "size", "skip_user_ids")
 
     def __init__(self, event: Event | None) -> None:
         #: None marks a gap.
         self.event = event
         self.id = event.id if event else None
         self.skip_user_ids = event.skip_user_ids if event else frozenset()
+        #: How many characters of data it has.
+        self.size = len(event.data) if event else 0
         self._head: bytes | None = None
         self._tail = b""
         self._bare: bytes | None = None
@@ -68,7 +70,7 @@ class Feed:
     """The ring of one channel.
 
     ``capacity`` and ``max_bytes`` bound what it holds: when it grows beyond either it is cut
-    to half, the oldest first.
+    to half of that, the oldest first; but the latest entry stays, whatever its size.
     """
 
     def __init__(self, channel: str, *, capacity: int = 10_000, max_bytes: int = 1 << 24) -> None:
@@ -187,7 +189,7 @@ class Feed:
         """
         if self.base is None or not entries or entries[-1].id != self.base:
             return False
-        size = sum(len(entry.event.data) for entry in entries if entry.event)
+        size = sum(entry.size for entry in entries)
         if len(self.entries) + len(entries) > self.capacity or self.size + size > self.max_bytes:
             return False
         self.entries[:0] = entries
@@ -232,9 +234,19 @@ class Feed:
         else:
             self.tail = entry.id
             self.known = max(self.known, entry.id)
-        self.size += len(event.data) if event else 0
-        if len(self.entries) > self.capacity or self.size > self.max_bytes:
+        self.size += entry.size
+        if len(self.entries) > self.capacity:
             self._drop((len(self.entries) + 1) // 2)
+        if self.size > self.max_bytes:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Drop entries until half of ``max_bytes`` is left, or the latest entry alone."""
+        count, size = 0, self.size
+        while size > self.max_bytes // 2 and count < len(self.entries) - 1:
+            size -= self.entries[count].size
+            count += 1
+        self._drop(count)
 
     def _take_ahead(self) -> None:
         while self.ahead and (event := self.ahead.pop(self.tail + 1, None)) is not None:
@@ -246,6 +258,6 @@ class Feed:
                 self._loose -= 1
             else:
                 self.base = entry.id
-            self.size -= len(entry.event.data) if entry.event else 0
+            self.size -= entry.size
         del self.entries[:count]
         self.start += count

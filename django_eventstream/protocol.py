@@ -271,7 +271,6 @@ class StreamProtocol:
         if entry.skip_user_ids and self.user_id in entry.skip_user_ids:
             self._unsaid = self._unsaid or moves
             return 0
-        assert entry.event is not None
         if not moves:
             self._out.append(entry.bare)
         elif len(self.cursors) == 1:
@@ -280,7 +279,7 @@ class StreamProtocol:
         else:
             self._out.extend(entry.parts(encode_id(self._event_id())))
             self._unsaid = False
-        return len(entry.event.data)
+        return entry.size
 
     def _reset(self, cursors: list[Cursor], current_ids: Mapping[str, int]) -> None:
         """Tell the client that it missed events; reliable cursors go on from the present."""

@@ -239,6 +239,24 @@ def test_full_ring_of_events_without_id_is_cut_too():
     assert feed.is_cold
 
 
+def test_ring_of_large_events_is_cut_to_half_its_bytes():
+    feed = warm_feed(0, max_bytes=100)
+    feed.receive_page([event(event_id) for event_id in range(1, 61)])
+    feed.receive_event(event(61, "x" * 30))
+    assert feed.size == 90
+    feed.receive_event(event(62, "x" * 30))
+    assert ids(feed) == [62]
+    assert feed.size == 30
+
+
+def test_event_that_is_larger_than_the_ring_is_held_alone():
+    feed = Feed("room", max_bytes=100)
+    feed.receive_event(event(None, "x" * 101))
+    assert [entry.event.data for entry in feed.entries] == ["x" * 101]
+    feed.receive_event(event(None, "y"))
+    assert [entry.event.data for entry in feed.entries] == ["y"]
+
+
 def test_trim_keeps_the_latest():
     feed = warm_feed(0)
     feed.receive_page(events(1, 5))
