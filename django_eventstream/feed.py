@@ -70,7 +70,8 @@ class Feed:
     """The ring of one channel.
 
     ``capacity`` and ``max_bytes`` bound what it holds: when it grows beyond either it is cut
-    to half of that, the oldest first; but the latest entry stays, whatever its size.
+    to half of that, the oldest first; but the latest entry stays, whatever its size. They bound
+    what waits ``ahead`` too.
     """
 
     def __init__(self, channel: str, *, capacity: int = 10_000, max_bytes: int = 1 << 24) -> None:
@@ -92,6 +93,8 @@ class Feed:
         self.ahead: dict[int, Event] = {}
         #: How many characters of data the entries hold.
         self.size = 0
+        # The same of those that are ahead.
+        self._ahead_size = 0
         # How many entries have no id. While there are none, a place follows from an id.
         self._loose = 0
 
@@ -141,6 +144,7 @@ class Feed:
         self.start = self.end = self.end + 2 * self.capacity + 1
         self.base = self.tail = self.known = current_id
         self.ahead.clear()
+        self._ahead_size = 0
 
     # Events
 
@@ -159,8 +163,14 @@ class Feed:
             self._take_ahead()
             return True
         # Bounded: what finds no room is read from the log when its turn comes.
-        if len(self.ahead) < self.capacity:
+        size = self._ahead_size + len(event.data)
+        if (
+            event.id not in self.ahead
+            and len(self.ahead) < self.capacity
+            and size <= self.max_bytes
+        ):
             self.ahead[event.id] = event
+            self._ahead_size = size
         self.known = max(self.known, event.id)
         return False
 
@@ -250,6 +260,7 @@ class Feed:
 
     def _take_ahead(self) -> None:
         while self.ahead and (event := self.ahead.pop(self.tail + 1, None)) is not None:
+            self._ahead_size -= len(event.data)
             self._append(event)
 
     def _drop(self, count: int) -> None:

@@ -182,6 +182,24 @@ def test_what_waits_is_bounded_in_number():
     assert feed.is_behind
 
 
+def test_what_waits_is_bounded_in_bytes():
+    feed = warm_feed(0, max_bytes=10)
+    for event_id in range(2, 6):
+        feed.receive_event(event(event_id, "x" * 4))
+        feed.receive_event(event(event_id, "x" * 4))
+    assert sorted(feed.ahead) == [2, 3]
+    feed.receive_event(event(1))
+    assert feed.tail == 3
+    # What has been taken, or forgotten, makes room again.
+    for event_id in (5, 6):
+        feed.receive_event(event(event_id, "x" * 5))
+    assert sorted(feed.ahead) == [5, 6]
+    feed.restart(9)
+    for event_id in (11, 12):
+        feed.receive_event(event(event_id, "x" * 5))
+    assert sorted(feed.ahead) == [11, 12]
+
+
 def test_missing_events_can_be_forgotten():
     feed = warm_feed(3)
     feed.receive_event(event(6))
