@@ -215,23 +215,24 @@ class Feed:
 
     # Places
 
-    def seek(self, position: int) -> int | None:
-        """Return the place after the event with id ``position``, None if the ring lacks it.
+    def seek(self, position: int, loose_from: int) -> int | None:
+        """Return the place of what follows the event with id ``position``.
 
-        Beyond ``tail`` it is the end, if the log is known to reach that far. If it is not, the
-        log must be asked: after the loss of its counter, new events have ids that the stream
-        takes for old ones.
+        Entries without an id follow it from the place ``loose_from`` on. None if the ring
+        lacks what follows. Beyond ``tail`` that is the end, if the log is known to reach so
+        far; if it is not, the log must be asked: after the loss of its counter, new events
+        have ids that the stream takes for old ones.
         """
         if self.base is None or not self.base <= position <= self.known:
             return None
-        if position >= self.tail:
+        if position >= self.tail and loose_from >= self.end:
             return self.end
         if not self._loose:
-            return self.start + position - self.base
-        for index, entry in enumerate(self.entries):
-            if entry.id is not None and entry.id > position:
-                return self.start + index
-        raise AssertionError("an id between base and tail is in the ring")
+            return min(self.start + position - self.base, self.end)
+        for place, entry in enumerate(self.entries, self.start):
+            if place >= loose_from if entry.id is None else entry.id > position:
+                return place
+        return self.end
 
     # Inside
 

@@ -78,10 +78,12 @@ class Cursor:
         self.name = quote(channel) + ":"
         #: The id of the last event that the client has; None on an unreliable channel.
         self.position = position
-        #: The place of the next entry in the feed; None while the log must be read first.
-        self.place: int | None = feed.end if position is None else feed.seek(position)
         #: Entries without an id before this place are older than the stream, or written.
         self.loose_from = feed.end
+        #: The place of the next entry in the feed; None while the log must be read first.
+        self.place: int | None = feed.end
+        if position is not None:
+            self.place = feed.seek(position, self.loose_from)
 
 
 class StreamProtocol:
@@ -295,7 +297,7 @@ class StreamProtocol:
     def _find(self, cursor: Cursor) -> None:
         """Look for the cursor's position in its feed."""
         assert cursor.position is not None
-        cursor.place = cursor.feed.seek(cursor.position)
+        cursor.place = cursor.feed.seek(cursor.position, cursor.loose_from)
 
     def _find_as_read(self, cursor: Cursor) -> None:
         """Look for a position that the log has just been seen to have."""

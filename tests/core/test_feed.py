@@ -64,7 +64,7 @@ def test_new_feed_is_cold():
     assert feed.is_cold
     assert not feed.is_behind
     assert not feed.holds(0)
-    assert feed.seek(0) is None
+    assert feed.seek(0, feed.end) is None
 
 
 def test_cold_feed_starts_at_the_present():
@@ -214,11 +214,11 @@ def test_cursors_are_off_the_ring_when_the_log_has_less_than_was_known():
     # One may be further than the log: its counter was lost.
     feed = warm_feed(3)
     feed.receive_known(6)
-    place = feed.seek(6)
+    place = feed.seek(6, feed.end)
     feed.forget_missing()
     assert place < feed.start
-    assert feed.seek(6) is None
-    assert feed.seek(3) == feed.end
+    assert feed.seek(6, feed.end) is None
+    assert feed.seek(3, feed.end) == feed.end
 
 
 def test_events_without_id_are_taken_as_they_come():
@@ -293,12 +293,12 @@ def test_trim_keeps_the_latest():
 def test_page_that_ends_at_the_base_is_put_in_front():
     feed = warm_feed(5)
     feed.receive_page(events(6, 7))
-    place = feed.seek(6)
+    place = feed.seek(6, feed.end)
     assert feed.prepend([Entry(one) for one in events(3, 5)])
     assert ids(feed) == [3, 4, 5, 6, 7]
     assert (feed.start, feed.base, feed.size) == (-3, 2, 5)
-    assert feed.seek(6) == place
-    assert feed.seek(2) == feed.start
+    assert feed.seek(6, feed.end) == place
+    assert feed.seek(2, feed.end) == feed.start
 
 
 def test_page_that_does_not_end_at_the_base_is_not_put_in_front():
@@ -333,27 +333,27 @@ def test_place_after_an_event_is_found_by_its_id(loose):
         feed.receive_gap()
     feed.trim(2 + loose)
     assert feed.base == 7
-    assert feed.seek(6) is None
-    assert [feed.seek(position) for position in (7, 8)] == [2, 3]
+    assert feed.seek(6, feed.end) is None
+    assert [feed.seek(position, feed.end) for position in (7, 8)] == [2, 3]
 
 
 def test_place_after_the_tail_is_the_end():
     feed = warm_feed(5)
     feed.receive_page(events(6, 7))
-    assert feed.seek(7) == feed.end == 2
+    assert feed.seek(7, feed.end) == feed.end == 2
 
 
 def test_place_beyond_the_tail_is_the_end_while_the_feed_is_behind():
     feed = warm_feed(5)
     feed.receive_event(event(8))
-    assert feed.seek(7) == feed.seek(8) == feed.end
+    assert feed.seek(7, feed.end) == feed.seek(8, feed.end) == feed.end
 
 
 def test_place_beyond_what_the_log_is_known_to_have_must_be_looked_up():
     feed = warm_feed(5)
-    assert feed.seek(6) is None
+    assert feed.seek(6, feed.end) is None
     feed.receive_known(6)
-    assert feed.seek(6) == feed.end
+    assert feed.seek(6, feed.end) == feed.end
     assert feed.is_behind
     feed.receive_known(3)
     assert feed.known == 6
@@ -365,10 +365,13 @@ def test_place_is_found_among_entries_without_id():
     feed.receive_event(event(1))
     feed.receive_gap()
     feed.receive_event(event(2))
-    feed.receive_event(event(3))
-    assert feed.entries[feed.seek(0)].id == 1
-    assert [entry.id for entry in feed.entries[feed.seek(1) :] if entry.id] == [2, 3]
-    assert feed.entries[feed.seek(2)].id == 3
+    feed.receive_gap()
+    assert ids(feed) == [None, 1, None, 2, None]
+    # Entries without an id count from the given place on.
+    assert [feed.seek(position, 0) for position in (0, 1, 2)] == [0, 0, 0]
+    assert [feed.seek(position, 2) for position in (0, 1, 2)] == [1, 2, 2]
+    assert [feed.seek(position, 3) for position in (0, 1, 2)] == [1, 3, 4]
+    assert [feed.seek(position, 5) for position in (0, 1, 2)] == [1, 3, 5]
 
 
 def test_place_follows_from_the_id_again_when_entries_without_id_are_gone():
@@ -376,4 +379,4 @@ def test_place_follows_from_the_id_again_when_entries_without_id_are_gone():
     feed.receive_gap()
     feed.receive_page(events(1, 4))
     feed.trim(3)
-    assert [feed.seek(position) for position in (0, 1, 2, 3, 4)] == [None, 2, 3, 4, 5]
+    assert [feed.seek(position, feed.end) for position in (0, 1, 2, 3, 4)] == [None, 2, 3, 4, 5]

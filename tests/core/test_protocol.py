@@ -298,6 +298,30 @@ def test_next_event_waits_while_reading():
     assert stream.data_to_send() == written(6)
 
 
+def test_event_without_id_waits_while_reading():
+    feed, stream = reading(2, 5)
+    feed.receive_event(event(None, "x"))
+    feed.receive_event(event(6))
+    feed.receive_event(event(None, "y"))
+    stream.receive_page("a", entries(3, 6))
+    assert stream.data_to_send() == b"".join(map(written, range(3, 7)))
+    assert stream.data_to_send() == bare("x") + bare("y")
+    assert stream.data_to_send() == b""
+
+
+def test_event_without_id_waits_behind_what_the_feed_has_lost():
+    feed, stream = live(5)
+    feed.receive_page([event(6), event(7)])
+    feed.receive_event(event(None, "x"))
+    feed.receive_page([event(8)])
+    feed.trim(2)
+    assert stream.data_to_send() == b""
+    assert stream.state is State.READING
+    stream.receive_page("a", entries(6, 8))
+    assert stream.data_to_send() == b"".join(map(written, range(6, 9)))
+    assert stream.data_to_send() == bare("x")
+
+
 def test_event_without_id_is_written_at_once_and_moves_no_position():
     feed, stream = live(5)
     feed.receive_event(event(None, "x"))
