@@ -244,14 +244,14 @@ class StreamProtocol:
         place = cursor.place
         first = place - cursor.feed.start
         size = 0
+        missed = False
         for entry in cursor.feed.entries[first : first + MAX_ENTRIES]:
-            if size > MAX_BYTES:
+            # Gaps in a row are one reset, and what follows is written after it.
+            if size > MAX_BYTES or (missed and entry.event is not None):
                 break
             if entry.id is None or cursor.position is None:
                 if entry.event is None:
-                    if cursor.position is None:
-                        cursor.place = cursor.loose_from = place + 1
-                        return False
+                    missed = cursor.position is None
                 elif place >= cursor.loose_from:
                     size += self._write(cursor, entry)
             elif entry.id == cursor.position + 1:
@@ -263,7 +263,7 @@ class StreamProtocol:
             place += 1
         cursor.place = place
         cursor.loose_from = max(cursor.loose_from, place)
-        return True
+        return not missed
 
     def _write(self, cursor: Cursor, entry: Entry) -> int:
         """Write one entry and move the position to it; return the size of its data."""

@@ -504,6 +504,19 @@ def test_gap_resets_an_unreliable_channel_between_its_events():
     assert stream.data_to_send() == bare("y")
 
 
+def test_gaps_in_a_row_are_one_reset():
+    feed, stream = unreliable()
+    feed.receive_gap()
+    feed.receive_gap()
+    feed.receive_event(event(None, "x"))
+    feed.receive_gap()
+    assert stream.data_to_send() == UNRELIABLE_RESET
+    assert stream.data_to_send() == bare("x") + UNRELIABLE_RESET
+    assert stream.data_to_send() == b""
+    feed.receive_gap()
+    assert stream.data_to_send() == UNRELIABLE_RESET
+
+
 def test_gap_on_many_unreliable_channels_is_one_reset():
     stream = StreamProtocol({"u": False, "a": True, "v": False}, padding=0)
     feeds = {"u": Feed("u"), "a": warm_feed(5), "v": Feed("v")}
