@@ -22,7 +22,8 @@ overtaken by the feed                                               the feed has
 a gap in the feed                       waits                       reliable: passed over;
                                                                     unreliable → stream-reset
 user in ``skip_user_ids``               the position moves          the position moves
-``receive_idle``                        keep-alive                  keep-alive
+``receive_idle``                        keep-alive, if nothing      the same
+                                        waits to be written
 ``receive_error``                       stream-error → CLOSED       stream-error → CLOSED
 ``receive_end``                         retry → CLOSED              retry → CLOSED
 ======================================  ==========================  ============================
@@ -175,7 +176,8 @@ class StreamProtocol:
 
     def receive_idle(self) -> None:
         """Note that nothing was written for the keep-alive interval."""
-        if self.state in (State.READING, State.LIVE):
+        # What still waits to be written keeps the stream alive as well.
+        if self.state in (State.READING, State.LIVE) and not self._out:
             self._out.append(KEEP_ALIVE)
 
     def receive_error(self, error: StreamError) -> None:

@@ -614,6 +614,17 @@ def test_idle_stream_is_kept_alive():
         assert stream.data_to_send() == b""
 
 
+def test_client_that_does_not_read_is_not_kept_alive_twice():
+    _, stream = live(5)
+    stream.receive_idle()
+    stream.receive_idle()
+    assert stream.data_to_send() == b"event: keep-alive\ndata:\n\n"
+    _, stream = reading(2, 5)
+    stream.receive_page("a", entries(3, 3))
+    stream.receive_idle()
+    assert stream.data_to_send() == written(3)
+
+
 # The end
 
 
