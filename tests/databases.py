@@ -38,6 +38,8 @@ def find_program(*names: str) -> str:
 @contextlib.contextmanager
 def postgresql() -> Iterator[Server]:
     """Run PostgreSQL, with the user ``postgres``."""
+    import psycopg  # not needed for the others
+
     initdb, postgres = find_program("initdb"), find_program("postgres")
     with _folder("postgres") as (folder, user):
         data = folder / "data"
@@ -54,8 +56,11 @@ def postgresql() -> Iterator[Server]:
         command = [postgres, "-D", str(data), *arguments]
 
         def is_ready() -> bool:
-            ready = find_program("pg_isready")
-            return subprocess.run([ready, "-q", "-h", "127.0.0.1", "-p", str(port)]).returncode == 0
+            try:
+                psycopg.connect(host="127.0.0.1", port=port, user="postgres").close()
+            except psycopg.OperationalError:
+                return False
+            return True
 
         yield from _serve(port, command, user, is_ready)
 

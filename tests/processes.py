@@ -162,6 +162,8 @@ class EventSource:
         self.parser = SSEParser(strict=True)
         self._events: list[Any] = []
         self.ended = False
+        #: That of the event returned last.
+        self.last_event_id = ""
         #: All bytes so far.
         self.body = b""
 
@@ -181,6 +183,7 @@ class EventSource:
         while True:
             while self._events:
                 event = self._events.pop(0)
+                self.last_event_id = event.last_event_id
                 if event.type != "keep-alive":
                     return event
             if self.ended:
@@ -199,11 +202,6 @@ class EventSource:
     def take(self, count: int) -> list[Any]:
         """Return the next events."""
         return [self.next() for _ in range(count)]
-
-    @property
-    def last_event_id(self) -> str:
-        """The Last-Event-ID by the events taken in so far."""
-        return str(self.parser.last_event_id)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Deployments: each test here runs against every server, native and through Channels."""
 
 import itertools
+import os
 
 import pytest
 
@@ -31,6 +32,7 @@ DEPLOYMENTS = {
 }
 # Servers do not care for the database: on the other databases one of them is enough.
 NAMES = list(DEPLOYMENTS) if settings.BACKEND == "sqlite" else ["uvicorn"]
+NAMES = os.environ.get("EVENTSTREAM_TEST_DEPLOYMENTS", "").split() or NAMES
 
 
 @pytest.fixture(scope="session", params=NAMES)
