@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -16,6 +17,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tests.core.sseparser import SSEParser
+
+# Tests hold thousands of streams; processes inherit the limit.
+_, _most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(_most, 65_536), _most))
 
 #: For how many seconds anything may take before a test fails.
 TIMEOUT = 20.0

@@ -45,6 +45,17 @@ def test_unreliable_stream_opens_without_an_id(site, channel):
         assert stream.body == PADDING + b"event: stream-open\ndata:\n\n"
 
 
+def test_client_that_leaves_at_once_harms_nobody(site, channel):
+    path = f"/events/?channel={channel}"
+    for _ in range(20):
+        site.open(path).close()
+    with site.open(path) as stream:
+        stream.next()
+        site.send(message(channel, 1))
+        assert numbers([stream.next()]) == [1]
+    assert "Traceback" not in site.process.output(), site.process.output()
+
+
 def test_keep_alive_comes_to_an_idle_stream(site, channel):
     with site.open(f"/events/?channel={channel}") as stream:
         stream.next()
@@ -184,6 +195,19 @@ def test_position_from_the_future_is_a_reset_of_that_channel_alone(site, channel
         assert json.loads(reset.data) == {"channels": [channel]}
         assert [json.loads(event.data) for event in events if event.type == "message"] == [2]
         assert stream.last_event_id == f"{channel}:1,{other}:2"
+
+
+def test_position_before_what_the_log_holds_is_a_reset(site, channel):
+    site.send(*(message(channel, n) for n in range(1, 6)))
+    site.request("GET", f"/forget/{channel}/4/")
+    with site.open(f"/events/?channel={channel}", f"{channel}:1") as stream:
+        opened, reset = stream.take(2)
+        assert opened.last_event_id == f"{channel}:1"
+        assert (reset.type, reset.last_event_id) == ("stream-reset", f"{channel}:5")
+        site.send(message(channel, 6))
+        assert numbers([stream.next()]) == [6]
+    with site.open(f"/events/?channel={channel}", f"{channel}:3") as stream:
+        assert numbers(stream.take(4)[1:]) == [4, 5, 6]
 
 
 def test_what_is_sent_while_a_client_is_away_is_not_lost(site, channel):

@@ -28,5 +28,6 @@ urlpatterns = [
     path("forbid/<str:name>/<str:group>/<str:channel>/", views.forbid),
     path("forbid-anonymous/<str:channel>/", views.forbid_anonymous),
     path("position/", views.position),
+    path("forget/<str:channel>/<int:event_id>/", views.forget),
     path("threads/", views.threads),
 ]

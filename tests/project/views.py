@@ -11,6 +11,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 import django_eventstream
 from django_eventstream import channel_permission_changed, get_current_event_id, send_event
+from django_eventstream.models import Event
 
 
 @csrf_exempt
@@ -72,6 +73,12 @@ def forbid_anonymous(request, channel):
 def position(request):
     """Answer with the Last-Event-ID of the present."""
     return HttpResponse(get_current_event_id(request.GET.getlist("channel")))
+
+
+def forget(request, channel, event_id):
+    """Remove a channel's events with lower ids, as trimming does."""
+    Event.objects.filter(channel=channel, eid__lt=event_id).delete()
+    return HttpResponse(status=204)
 
 
 def threads(request):

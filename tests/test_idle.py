@@ -1,0 +1,67 @@
+"""A stream that waits holds no thread and no database connection."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests import settings
+from tests.processes import serve, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.database]
+
+STREAMS = int(os.environ.get("EVENTSTREAM_TEST_STREAMS", "1000"))
+
+
+def count_connections(site, database):
+    """Return how many connections to the database the server has."""
+    if settings.BACKEND == "sqlite":
+        folder = Path(f"/proc/{site.process.popen.pid}/fd")
+        return sum(os.readlink(fd) == database for fd in folder.iterdir() if fd.exists())
+    if settings.BACKEND == "postgresql":
+        import psycopg
+
+        with psycopg.connect(host="127.0.0.1", port=settings.PORT, user="postgres") as connection:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+            return connection.execute(query, [database]).fetchone()[0]
+    import MySQLdb
+
+    connection = MySQLdb.connect(
+        host="127.0.0.1", port=int(settings.PORT), user="eventstream", password="eventstream"
+    )
+    cursor = connection.cursor()
+    cursor.execute("SELECT count(*) FROM information_schema.processlist WHERE db = %s", [database])
+    count = cursor.fetchone()[0]
+    connection.close()
+    return count
+
+
+def count_threads(site):
+    return json.loads(site.request("GET", "/threads/")[2])["threads"]
+
+
+@pytest.mark.parametrize("application", ["application", "through_channels"])
+def test_idle_streams_hold_no_thread_and_no_connection(shared_database, application):
+    channel = f"idle-{application}"
+    with serve("uvicorn", application, database=shared_database) as site:
+        _, cookie = site.log_in("idler")
+        path = f"/events/?channel={channel}&channel=users-{channel}"
+        streams = []
+        try:
+            for _ in range(STREAMS):
+                streams.append(site.open(path, Cookie=cookie))
+            for stream in streams:
+                assert stream.next().type == "stream-open"
+            # The reading threads' own idle time is a few seconds.
+            wait_until(lambda: count_threads(site) <= 12)
+            wait_until(lambda: count_connections(site, shared_database) <= 8)
+            site.send({"channel": channel, "event_type": "message", "data": 1})
+            for stream in streams:
+                assert stream.next().data == "1"
+        finally:
+            for stream in streams:
+                stream.close()
+        site.send({"channel": channel, "event_type": "message", "data": 2})
+        assert count_threads(site) <= 12
+        assert "Error" not in site.process.output(), site.process.output()

@@ -1,0 +1,540 @@
+"""The driver and the hub, in one process, with storages that fail on demand."""
+
+import asyncio
+import contextlib
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser
+from django.db import OperationalError
+
+from django_eventstream import channel_permission_changed, hub, send_event
+from django_eventstream.channelmanager import DefaultChannelManager
+from django_eventstream.eventrequest import EventRequest
+from django_eventstream.hub import deliver
+from django_eventstream.messages import Gap, Published, Revoked
+from django_eventstream.storage import get_storage
+from django_eventstream.streaming import Stream
+from tests.core.sseparser import SSEParser
+from tests.storages import MemoryStorage
+
+TIMEOUT = 10
+
+
+class FlakyStorage(MemoryStorage):
+    """A storage that counts its reads, waits at a gate, and fails while it is down."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = False
+        self.gate = threading.Event()
+        self.gate.set()
+        self.asked = threading.Event()
+        self.reads = []
+
+    def get_events(self, channel, last_id, limit=100):
+        self._read("events", channel)
+        return super().get_events(channel, last_id, limit)
+
+    def get_current_ids(self, channels):
+        self._read("ids", *channels)
+        return {channel: super(FlakyStorage, self).get_current_id(channel) for channel in channels}
+
+    def poll(self, channels):
+        if self.down:
+            raise OperationalError("down")
+        return {
+            channel: super(FlakyStorage, self).get_current_id(channel) for channel in channels
+        }, []
+
+    def _read(self, *what):
+        self.asked.set()
+        assert self.gate.wait(TIMEOUT)
+        self.reads.append(what)
+        if self.down:
+            raise OperationalError("down")
+
+
+class Manager(DefaultChannelManager):
+    """Forbids what is listed in ``denied``; channels that begin with loose are unreliable."""
+
+    denied: ClassVar = set()
+    checks: ClassVar = []
+
+    def can_read_channel(self, user, channel):
+        self.checks.append((user and user.pk, channel))
+        return (user and user.pk, channel) not in self.denied
+
+    def is_channel_reliable(self, channel):
+        return not channel.startswith("loose")
+
+
+@pytest.fixture(autouse=True)
+def project(settings):
+    settings.EVENTSTREAM_STORAGE_CLASS = "tests.test_streaming.FlakyStorage"
+    settings.EVENTSTREAM_CHANNELMANAGER_CLASS = "tests.test_streaming.Manager"
+    settings.EVENTSTREAM_POLL_INTERVAL = 0.05
+    settings.EVENTSTREAM_PADDING = 0
+    Manager.denied = set()
+    Manager.checks = []
+
+
+class Client:
+    """Reads a stream as a server does."""
+
+    def __init__(self, *channels, user=None, **positions):
+        request = EventRequest()
+        request.channels = sorted(channels)
+        request.channel_last_ids = positions
+        request.user = user
+        request.check_permission()
+        self.stream = Stream(request, request.reliable_channels())
+        self.body = b""
+        self._parser = SSEParser(strict=True)
+        self._events = []
+
+    async def pull(self):
+        """Return the next bytes, b"" at the end."""
+        data = await asyncio.wait_for(anext(self.stream, b""), TIMEOUT)
+        self.body += data
+        self._events += self._parser.feed(data)
+        if not data:
+            self._parser.close()
+        return data
+
+    async def next(self):
+        while not self._events:
+            if not await self.pull():
+                return None
+        return self._events.pop(0)
+
+    async def take(self, count):
+        return [await self.next() for _ in range(count)]
+
+    @property
+    def retries(self):
+        return self._parser.retries
+
+
+@contextlib.asynccontextmanager
+async def connect(*channels, **options):
+    client = Client(*channels, **options)
+    try:
+        yield client
+    finally:
+        client.stream.leave()
+
+
+def data(events):
+    return [json.loads(event.data) for event in events]
+
+
+async def reached(condition):
+    """Wait until a condition holds."""
+    deadline = asyncio.get_running_loop().time() + TIMEOUT
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.005)
+
+
+# The seam
+
+
+async def test_events_sent_between_the_reading_of_the_log_and_going_live_arrive_once():
+    storage = get_storage()
+    for number in range(3):
+        storage.append_event("a", "m", str(number))
+    storage.gate.clear()
+    async with connect("a", a=1) as client:
+        opening = asyncio.ensure_future(client.next())
+        await reached(storage.asked.is_set)
+        for number in range(3, 6):
+            send_event("a", "m", number)
+        storage.gate.set()
+        assert (await opening).type == "stream-open"
+        assert data(await client.take(5)) == [1, 2, 3, 4, 5]
+
+
+async def test_stream_starts_at_the_present():
+    send_event("a", "m", 1)
+    async with connect("a") as client:
+        opened = await client.next()
+        assert opened.last_event_id == "a:1"
+        send_event("a", "m", 2)
+        assert data([await client.next()]) == [2]
+
+
+# Hints
+
+
+async def test_event_that_no_message_told_of_arrives_by_the_poll():
+    async with connect("a") as client:
+        await client.next()
+        get_storage().append_event("a", "m", "1")
+        assert data([await client.next()]) == [1]
+
+
+async def test_messages_may_be_repeated_lost_and_out_of_order():
+    async with connect("a") as client:
+        await client.next()
+        events = [get_storage().append_event("a", "m", str(number)) for number in range(6)]
+        for index in (2, 0, 0, 2, 4, 1, 4):  # 3 and 5 are lost
+            deliver(Published(events[index]))
+        assert data(await client.take(6)) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_unordered_publication_costs_no_read_of_the_log():
+    async with connect("a") as client:
+        await client.next()
+        get_storage().reads.clear()
+        events = [get_storage().append_event("a", "m", str(number)) for number in range(3)]
+        for event in reversed(events):
+            deliver(Published(event))
+        assert data(await client.take(3)) == [0, 1, 2]
+        assert get_storage().reads == []
+
+
+async def test_events_from_many_threads_arrive_once_in_order():
+    async with connect("a", "loose") as client:
+        await client.next()
+
+        def send(number):
+            for index in range(50):
+                send_event("a", "m", [number, index])
+                send_event("loose", "m", [number, index])
+
+        with ThreadPoolExecutor(8) as threads:
+            sending = [
+                asyncio.get_running_loop().run_in_executor(threads, send, number)
+                for number in range(8)
+            ]
+            events = await client.take(800)
+            await asyncio.gather(*sending)
+    for has_id in (True, False):
+        received = []
+        position = "a:0"
+        for event in events:
+            if (event.last_event_id != position) == has_id:
+                received.append(json.loads(event.data))
+            position = event.last_event_id
+        assert len(received) == 400
+        for number in range(8):
+            assert [index for n, index in received if n == number] == list(range(50))
+
+
+async def test_streams_on_two_loops_get_the_same_events():
+    def other_loop(opened):
+        async def read():
+            async with connect("a") as client:
+                await client.next()
+                opened.set()
+                return data(await client.take(2))
+
+        return asyncio.run(read())
+
+    opened = threading.Event()
+    async with connect("a") as client:
+        await client.next()
+        other = asyncio.ensure_future(asyncio.to_thread(other_loop, opened))
+        await reached(opened.is_set)
+        send_event("a", "m", 1)
+        send_event("a", "m", 2)
+        assert data(await client.take(2)) == await other == [1, 2]
+
+
+# More than fits
+
+
+async def test_burst_beyond_the_ring_is_read_from_the_log(settings):
+    settings.EVENTSTREAM_BURST_SIZE = 10
+    async with connect("a") as client, connect("a") as other:
+        await client.next()
+        await other.next()
+        for number in range(300):
+            send_event("a", "m", number)
+        assert data(await client.take(300)) == list(range(300))
+        assert data(await other.take(300)) == list(range(300))
+
+
+async def test_unreliable_burst_beyond_the_ring_is_a_reset(settings):
+    settings.EVENTSTREAM_BURST_SIZE = 10
+    async with connect("loose", "a") as client:
+        await client.next()
+        feed = client.stream.protocol.cursors[1].feed
+        for number in range(300):
+            send_event("loose", "m", number)
+        await reached(lambda: feed.end == 300)
+        reset = await client.next()
+        assert (reset.type, reset.data) == ("stream-reset", '{"channels": ["loose"]}')
+        assert reset.last_event_id == "a:0"
+        send_event("loose", "m", "after")
+        assert data([await client.next()]) == ["after"]
+
+
+async def test_more_messages_than_the_loop_takes_become_a_gap():
+    async with connect("loose") as loose, connect("a") as reliable:
+        await loose.next()
+        await reliable.next()
+        for number in range(hub.INBOX_SIZE + 5):  # on the loop's own thread, which cannot wait
+            send_event("loose", "m", number)
+        send_event("a", "m", "last")
+        types = []
+        while "stream-reset" not in types:
+            types.append((await loose.next()).type)
+        assert data([await reliable.next()]) == ["last"]
+
+
+async def test_reading_the_log_is_shared(settings):
+    settings.EVENTSTREAM_PAGE_SIZE = 50
+    for number in range(200):
+        get_storage().append_event("a", "m", str(number))
+    clients = [Client("a", a=number % 100) for number in range(60)]
+    received = await asyncio.gather(
+        *(client.take(201 - n % 100) for n, client in enumerate(clients))
+    )
+    for number, events in enumerate(received):
+        assert data(events[1:]) == list(range(number % 100, 200))
+    assert len(get_storage().reads) <= 12
+    for client in clients:
+        client.stream.leave()
+
+
+# The log fails
+
+
+async def test_stream_that_cannot_open_ends_with_retry():
+    get_storage().down = True
+    async with connect("a", a=1) as client:
+        assert await client.next() is None
+        assert client.body.startswith(b"retry: ")
+        assert b"id" not in client.body
+        assert 1000 <= client.retries[0] <= 5000
+
+
+async def test_stream_that_waits_too_long_for_the_log_to_open_ends_with_retry(monkeypatch):
+    monkeypatch.setattr("django_eventstream.streaming.OPEN_TIMEOUT", 0.05)
+    storage = get_storage()
+    storage.gate.clear()
+    async with connect("a") as client:
+        assert await client.next() is None
+        assert client.body.startswith(b"retry: ")
+    storage.gate.set()
+
+
+async def test_open_stream_outlives_a_log_that_cannot_be_read(settings, caplog):
+    settings.EVENTSTREAM_KEEP_ALIVE_INTERVAL = 0.05
+    settings.EVENTSTREAM_BURST_SIZE = 5
+    storage = get_storage()
+    async with connect("a") as client:
+        await client.next()
+        storage.down = True
+        for number in range(20):  # beyond the ring: the log must be read
+            deliver(Published(storage.append_event("a", "m", str(number))))
+        types = [(await client.next()).type for _ in range(3)]
+        assert types == ["keep-alive"] * 3
+        storage.down = False
+        received = []
+        while len(received) < 20:
+            event = await client.next()
+            if event.type == "m":
+                received.append(json.loads(event.data))
+        assert received == list(range(20))
+
+
+async def test_open_stream_gives_up_in_the_end(settings):
+    settings.EVENTSTREAM_READ_TIMEOUT = 0.2
+    settings.EVENTSTREAM_BURST_SIZE = 5
+    storage = get_storage()
+    async with connect("a") as client:
+        await client.next()
+        storage.down = True
+        for number in range(20):
+            deliver(Published(storage.append_event("a", "m", str(number))))
+        assert await client.next() is None
+        assert client.retries
+        assert client.body.endswith(b"\n\n")
+        assert b"stream-error" not in client.body
+
+
+async def test_poll_goes_on_after_failures(caplog):
+    storage = get_storage()
+    async with connect("a") as client:
+        await client.next()
+        storage.down = True
+        await reached(lambda: "Cannot read the event log" in caplog.text)
+        storage.append_event("a", "m", "1")
+        storage.down = False
+        assert data([await client.next()]) == [1]
+        assert caplog.text.count("Cannot read the event log") == 1
+
+
+async def test_log_that_lost_its_counter_is_a_reset():
+    storage = get_storage()
+    for number in range(5):
+        send_event("a", "m", number)
+    async with connect("a", a=3) as client:
+        assert data((await client.take(3))[1:]) == [3, 4]
+        storage._events.clear()  # a flushed server
+        storage.append_event("a", "m", "1")
+        reset = await client.next()
+        assert (reset.type, reset.last_event_id) == ("stream-reset", "a:1")
+        send_event("a", "m", 2)
+        assert data([await client.next()]) == [2]
+
+
+# Permissions
+
+
+@pytest.fixture
+def user(transactional_db):
+    return get_user_model().objects.create(username="ann")
+
+
+async def test_permission_is_checked_when_the_log_is_read_again(user, settings):
+    settings.EVENTSTREAM_BURST_SIZE = 5
+    async with connect("a", user=user) as client:
+        await client.next()
+        Manager.denied.add((user.pk, "a"))
+        for number in range(20):
+            send_event("a", "m", number)
+        error = await client.next()
+        assert (error.type, error.last_event_id) == ("stream-error", "error")
+        assert json.loads(error.data)["condition"] == "forbidden"
+        assert await client.next() is None
+        assert client.body.count(b"stream-error") == 1
+
+
+@pytest.mark.parametrize("change", ["delete", "deactivate"])
+async def test_deleted_or_inactive_user_is_forbidden_when_checked_again(user, change, monkeypatch):
+    monkeypatch.setattr(hub, "RECHECK_SPREAD", 0)
+    async with connect("a", "loose", user=user) as client:
+        await client.next()
+        if change == "delete":
+            await user.adelete()
+        else:
+            await get_user_model().objects.filter(username="ann").aupdate(is_active=False)
+        deliver(Gap())
+        events = await client.take(2)
+        assert [event.type for event in events] == ["stream-reset", "stream-error"]
+        assert json.loads(events[1].data)["channels"] == ["a", "loose"]
+        assert await client.next() is None
+
+
+async def test_gap_checks_the_permission_and_goes_on(user, monkeypatch):
+    monkeypatch.setattr(hub, "RECHECK_SPREAD", 0)
+    async with connect("a", user=user) as client:
+        await client.next()
+        Manager.checks.clear()
+        deliver(Gap("a"))
+        waiting = asyncio.ensure_future(client.next())
+        await reached(lambda: Manager.checks)
+        send_event("a", "m", 1)
+        assert data([await waiting]) == [1]
+
+
+async def test_permission_lost_between_the_check_and_the_opening_counts():
+    async with connect("a") as client:  # checked here
+        Manager.denied.add((None, "a"))
+        deliver(Revoked(None, "a"))  # while no hub knows of the stream
+        error = await client.next()
+        assert error.type == "stream-error"
+        assert await client.next() is None
+
+
+async def test_revocation_ends_a_stream_that_is_opening():
+    storage = get_storage()
+    storage.gate.clear()
+    async with connect("a") as client:
+        opening = asyncio.ensure_future(client.next())
+        await reached(storage.asked.is_set)
+        Manager.denied.add((None, "a"))
+        channel_permission_changed(AnonymousUser(), "a")
+        assert (await opening).type == "stream-error"
+        storage.gate.set()
+        assert await client.next() is None
+
+
+async def test_permission_regained_before_the_check_is_no_kick(user):
+    async with connect("a", user=user) as client:
+        await client.next()
+        await sync_to_async(channel_permission_changed)(user, "a")
+        send_event("a", "m", 1)
+        assert data([await client.next()]) == [1]
+
+
+async def test_check_that_fails_for_the_project_ends_the_stream_and_is_logged(user, caplog):
+    async with connect("a", user=user) as client:
+        await client.next()
+        client.stream.recheck()
+        Manager.checks = None  # makes can_read_channel raise
+        assert await client.next() is None
+        assert client.retries
+        assert "AttributeError" in caplog.text
+
+
+# Leaving
+
+
+async def test_cancelled_stream_leaves_nothing_behind():
+    before = asyncio.all_tasks()
+    async with connect("a", "loose") as client:
+        await client.next()
+        reading = asyncio.ensure_future(client.next())
+        await asyncio.sleep(0)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await reached(lambda: asyncio.all_tasks() == before)
+        assert await anext(client.stream, b"end") == b"end"
+
+
+async def test_response_closed_on_another_thread_leaves_nothing_behind():
+    before = asyncio.all_tasks()
+    client = Client("a")
+    client.stream.close()  # never pulled: nothing to leave
+    client = Client("a")
+    await client.next()
+    await asyncio.to_thread(client.stream.close)
+    await reached(lambda: asyncio.all_tasks() == before)
+    client.stream.close()
+
+
+def test_response_closed_after_its_loop_is_no_error():
+    async def open_stream():
+        client = Client("a")
+        await client.next()
+        return client
+
+    client = asyncio.run(open_stream())
+    client.stream.close()
+    send_event("a", "m", 1)  # and the dead loop's hub is forgotten
+
+
+async def test_feeds_keep_what_a_lagging_stream_needs_and_drop_the_rest(settings, monkeypatch):
+    monkeypatch.setattr(hub, "TRIM_FEEDS_INTERVAL", 0)
+    settings.EVENTSTREAM_KEEP_ALIVE_INTERVAL = 0.4
+    settings.EVENTSTREAM_BUFFER_SIZE = 5
+    async with connect("a") as reader, connect("loose", "a") as sleeper:
+        await reader.next()
+        await sleeper.next()
+        for number in range(50):
+            send_event("a", "m", number)
+            send_event("loose", "m", number)
+        received = []
+        while len(received) < 50:
+            event = await reader.next()
+            if event.type == "m":
+                received.append(json.loads(event.data))
+        while (await reader.next()).type != "keep-alive":
+            pass
+        events = [event for event in await sleeper.take(100) if event.type == "m"]
+        assert data(events).count(0) == 2
+        while (await sleeper.next()).type != "keep-alive":
+            pass
+        feed = sleeper.stream.protocol.cursors[0].feed
+        await reached(lambda: len(feed.entries) == 5)
