@@ -259,13 +259,16 @@ class Hub:
         for channel, current_id in current_ids.items():
             feed = self._feeds.get(channel)
             if feed is not None:
-                start = feed.start
-                feed.receive_current(current_id, tails.get(channel, 0))
-                if feed.start != start:
-                    self._wake(feed)
-                if feed.is_behind:
-                    self._fill(feed)
+                self._note_current(feed, current_id, tails.get(channel, 0))
         return current_ids
+
+    def _note_current(self, feed: Feed, current_id: int, tail_before: int) -> None:
+        start = feed.start
+        feed.receive_current(current_id, tail_before)
+        if feed.start != start:
+            self._wake(feed)
+        if feed.is_behind:
+            self._fill(feed)
 
     async def _read(self, feed: Feed, waiting: dict[int, asyncio.Future[list[Entry]]]) -> None:
         """Read the log for the streams that wait, the one furthest behind first."""
@@ -274,6 +277,7 @@ class Hub:
             while waiting:
                 position = min(waiting)
                 limit = settings.page_size
+                tail = feed.tail
                 try:
                     events = await threads.run(
                         read_page, self._storage, feed.channel, position, limit
@@ -283,11 +287,14 @@ class Hub:
                         error = _unavailable(error)
                         gone = list(waiting)
                     else:
+                        self._note_current(feed, error.current_id, tail)
                         # What is further back than something gone is gone as well.
                         gone = [other for other in waiting if other <= position]
                     for other in gone:
                         _fail(waiting.pop(other), error)
                     continue
+                if not events:  # the log ends here
+                    self._note_current(feed, position, tail)
                 entries = self._place(feed, events)
                 last = position + len(entries)
                 for other in list(waiting):
@@ -336,6 +343,7 @@ class Hub:
                     self._wake(feed)
                 elif not events and feed.known == known:
                     feed.forget_missing()
+                    self._wake(feed)
         except Exception as error:
             # The next poll finds the feed behind again.
             logger.warning("Channel %r: cannot read the event log: %r", feed.channel, error)
@@ -366,17 +374,17 @@ class Hub:
 
             try:
                 await self._read_current(read, self._feeds_to_poll())
-            except Exception as error:
+                for event in completed:
+                    deliver(Published(event))
+                trim_log_now_and_then()
+            except Exception as error:  # whatever it is, the poll must go on
                 if not failures:
                     logger.warning("Cannot read the event log, trying again: %r", error)
                 failures = min(failures + 1, 10)
-                continue
-            if failures:
-                logger.warning("The event log can be read again.")
+            else:
+                if failures:
+                    logger.warning("The event log can be read again.")
                 failures = 0
-            for event in completed:
-                deliver(Published(event))
-            trim_log_now_and_then()
 
     # Inside: time
 

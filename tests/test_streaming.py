@@ -538,3 +538,25 @@ async def test_feeds_keep_what_a_lagging_stream_needs_and_drop_the_rest(settings
             pass
         feed = sleeper.stream.protocol.cursors[0].feed
         await reached(lambda: len(feed.entries) == 5)
+
+
+async def test_log_restored_to_an_earlier_state_keeps_no_stream_busy(settings):
+    settings.EVENTSTREAM_POLL_INTERVAL = 60  # nobody but the streams themselves finds out
+    settings.EVENTSTREAM_BURST_SIZE = 4
+    storage = get_storage()
+    for number in range(5):
+        send_event("a", "m", number)
+    async with connect("a", a=5) as early:
+        await early.next()
+        for number in range(10):
+            send_event("a", "m", number)
+        await early.take(10)
+        del storage._events["a"][5:]
+        storage.reads.clear()
+        async with connect("a", a=5) as late:
+            await late.next()
+            send_event("a", "m", "after")
+            assert data([await late.next()]) == ["after"]
+            assert len(storage.reads) <= 4
+            reset = await early.next()
+            assert reset.type == "stream-reset"
