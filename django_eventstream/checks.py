@@ -39,7 +39,7 @@ OPTIONAL = frozenset({"MAX_EVENTS_PER_CHANNEL"})
 #: Names that have no property of their own.
 OTHER_NAMES = frozenset({"ALLOW_ORIGIN", "STORAGE_CONNECTION", "REDIS"})
 
-_HOST = re.compile(r"\*|\.?[\w-]+(\.[\w-]+)*|\[[0-9a-f:.]+\]", re.IGNORECASE)
+_HOST = re.compile(r"\*|\.?[\w-]+(\.[\w-]+)*|\[[0-9a-f:.]+\]", re.ASCII | re.IGNORECASE)
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+", re.IGNORECASE)  # a token, RFC 9110, 5.6.2
 
 
@@ -154,7 +154,7 @@ def _no_origin(name: str, value: Any) -> CheckMessage:
     return Error(
         f"{PREFIX}{name}: {value!r} is neither a host nor an origin.",
         hint="Give hosts ('example.com', '.example.com', '*') or full origins without a path "
-        "('https://example.com:8443').",
+        "('https://example.com:8443'), in ASCII ('xn--…' for international names).",
         id="django_eventstream.E004",
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
 
 from django.conf import settings as django_settings
 from django.http import HttpRequest
@@ -18,7 +17,12 @@ ALLOWED_HEADERS = ("Last-Event-ID", "Cache-Control", "Authorization")
 #: For how many seconds browsers may remember the answer to a preflight.
 MAX_AGE = 3600
 
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s\\]+", re.IGNORECASE)
+# As browsers serialize them: ASCII, without a user, a path or a wildcard.
+_ORIGIN = re.compile(
+    r"([a-z][a-z0-9+.-]*)://([\w.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?",
+    re.ASCII | re.IGNORECASE,
+)
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def add_cors_headers(response: HttpResponseBase, request: HttpRequest) -> None:
@@ -26,7 +30,7 @@ def add_cors_headers(response: HttpResponseBase, request: HttpRequest) -> None:
     patterns = allowed_patterns()
     credentials = settings.allow_credentials
     if "*" in patterns:
-        # With credentials this would open every user's streams to every site: checks.W004.
+        # With credentials this would open every user's streams to every site: W003 of checks.py.
         if not credentials:
             response["Access-Control-Allow-Origin"] = "*"
             _allow(response, request)
@@ -54,24 +58,29 @@ def allowed_patterns() -> list[str]:
 
 def is_allowed(origin: str, patterns: list[str]) -> bool:
     """Return whether an origin is among full origins, or its host among host patterns."""
-    if not is_origin(origin):  # "null" is none
+    parts = _split(origin)  # "null" has none
+    if parts is None:
         return False
-    origin = origin.lower()
-    host = urlsplit(origin).netloc
-    host = re.sub(r":\d*$", "", host) if not host.endswith("]") else host
     hosts = [pattern for pattern in patterns if "://" not in pattern]
-    return origin in map(str.lower, patterns) or bool(host and validate_host(host, hosts))
+    origins = [_split(pattern) for pattern in patterns if "://" in pattern]
+    return parts in origins or validate_host(parts[1], hosts)
 
 
 def is_origin(text: str) -> bool:
     """Return whether a text is a full origin, ``scheme://host`` with a port or without."""
-    if not _ORIGIN.fullmatch(text):
-        return False
-    try:
-        parts = urlsplit(text)
-        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        return False
+    return _split(text) is not None
+
+
+def _split(origin: str) -> tuple[str, str, int] | None:
+    """Return scheme, host and port (0: none), by which origins are the same."""
+    match = _ORIGIN.fullmatch(origin)
+    if match is None:
+        return None
+    scheme, host, port = match[1].lower(), match[2].lower(), int(match[3] or 0)
+    if match[3] and not 0 < port < 65536:
+        return None
+    # Browsers leave out the default port; settings may name it.
+    return scheme, host, 0 if port == _DEFAULT_PORTS.get(scheme) else port
 
 
 def _allow(response: HttpResponseBase, request: HttpRequest) -> None:
