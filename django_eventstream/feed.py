@@ -95,8 +95,6 @@ class Feed:
         self.size = 0
         # The same of those that are ahead.
         self._ahead_size = 0
-        # How many entries have no id. While there are none, a place follows from an id.
-        self._loose = 0
 
     # What is known of the log
 
@@ -225,11 +223,12 @@ class Feed:
         """
         if self.base is None or not self.base <= position <= self.known:
             return None
-        if position >= self.tail and loose_from >= self.end:
-            return self.end
-        if not self._loose:
-            return min(self.start + position - self.base, self.end)
-        for place, entry in enumerate(self.entries, self.start):
+        # An entry is at or behind the index that its id alone would give it: those without an
+        # id take places too.
+        first = max(0, min(position - self.base, loose_from - self.start))
+        for index in range(first, len(self.entries)):
+            entry = self.entries[index]
+            place = self.start + index
             if place >= loose_from if entry.id is None else entry.id > position:
                 return place
         return self.end
@@ -240,9 +239,7 @@ class Feed:
         entry = Entry(event)
         self.entries.append(entry)
         self.end += 1
-        if entry.id is None:
-            self._loose += 1
-        else:
+        if entry.id is not None:
             self.tail = entry.id
             self.known = max(self.known, entry.id)
         self.size += entry.size
@@ -266,9 +263,7 @@ class Feed:
 
     def _drop(self, count: int) -> None:
         for entry in self.entries[:count]:
-            if entry.id is None:
-                self._loose -= 1
-            else:
+            if entry.id is not None:
                 self.base = entry.id
             self.size -= entry.size
         del self.entries[:count]
