@@ -14,7 +14,7 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     packages=find_packages(include=["django_eventstream", "django_eventstream.*"]),
-    include_package_data=True,
+    package_data={"django_eventstream": ["py.typed", "static/**/*", "templates/**/*"]},
     zip_safe=False,
     python_requires=">=3.10",
     install_requires=[
