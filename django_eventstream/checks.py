@@ -55,16 +55,17 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
 
 
 def _check_names() -> Iterator[CheckMessage]:
-    known = {PREFIX + name for name in OTHER_NAMES}
+    known = set(OTHER_NAMES)
     for name, value in vars(Settings).items():
         if isinstance(value, property):
-            known.add(PREFIX + name.upper())
-    for name in dir(django_settings):
-        if name.startswith(PREFIX) and name not in known:
+            known.add(name.upper())
+    for setting in dir(django_settings):
+        name = setting.removeprefix(PREFIX)  # which would make any two names look alike
+        if setting.startswith(PREFIX) and name not in known:
             close = difflib.get_close_matches(name, known, 1)
             yield checks.Warning(
-                f"{name} is no setting of django-eventstream.",
-                hint=f"Did you mean {close[0]}?" if close else "Remove it.",
+                f"{setting} is no setting of django-eventstream.",
+                hint=f"Did you mean {PREFIX}{close[0]}?" if close else "Remove it.",
                 id="django_eventstream.W001",
             )
 
@@ -122,7 +123,7 @@ def _check_origins() -> Iterator[CheckMessage]:
             yield _no_origin(name, value)
             continue
         for origin in origins:
-            if not (isinstance(origin, str) and (_HOST.fullmatch(origin) or is_origin(origin))):
+            if not (isinstance(origin, str) and (_is_host(origin) or is_origin(origin))):
                 yield _no_origin(name, origin)
     try:
         everything = "*" in allowed_patterns()
@@ -148,6 +149,11 @@ def _check_headers() -> Iterator[CheckMessage]:
             hint="Set it to a list of names of HTTP headers.",
             id="django_eventstream.E005",
         )
+
+
+def _is_host(text: str) -> bool:
+    # "null" is the origin of what has none, and never allowed.
+    return text.lower() != "null" and _HOST.fullmatch(text) is not None
 
 
 def _no_origin(name: str, value: Any) -> CheckMessage:
