@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-import http.client
+import asyncio
+import graphlib
 import os
 import re
 import shlex
@@ -15,7 +16,7 @@ from urllib.parse import unquote
 
 import pytest
 from django.contrib.staticfiles import finders
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 from django.test import AsyncClient, override_settings
 from django.urls import resolve
 
@@ -23,10 +24,13 @@ import django_eventstream
 from django_eventstream import asend_event, checks, conf
 from django_eventstream.channelmanager import DefaultChannelManager
 from django_eventstream.models import Event
-from tests.processes import TIMEOUT, Process, free_port, wait_until
+from django_eventstream.sse import KEEP_ALIVE
+from tests.core.sseparser import ParsedEvent
+from tests.processes import TIMEOUT, EventSource, Process, free_port, wait_until
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PROTOCOL = ROOT / "docs" / "protocol.md"
 SETTINGS = ROOT / "docs" / "settings.md"
 PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
@@ -157,6 +161,78 @@ def test_static_files_of_the_readme_exist():
         assert finders.find(name), name
 
 
+# The layers of the architecture
+
+
+def layers() -> dict[str, int]:
+    """Return each module's layer, from the table in the architecture, 0 at the bottom."""
+    found: dict[str, int] = {}
+    layer = -1
+    for cell in re.findall(r"^\| (.+?) \| ", ARCHITECTURE.read_text(), re.MULTILINE):
+        if cell.startswith("**"):
+            layer += 1
+        found |= dict.fromkeys(re.findall(r"`(\w+)`", cell), layer)
+    return found
+
+
+def imports() -> dict[str, set[str]]:
+    """Return which modules each one imports, wherever it does; packages count as one module."""
+    package = Path(django_eventstream.__file__).parent
+    found: dict[str, set[str]] = {}
+    for path in package.rglob("*.py"):
+        parts = path.relative_to(package).with_suffix("").parts
+        if parts == ("__init__",):
+            continue  # it imports what is asked of it
+        imported = found.setdefault(parts[0], set())
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                absolute = (node.module or "").split(".")
+                if node.level:
+                    absolute = [package.name, *parts[: len(parts) - node.level], *absolute]
+                names = [".".join(filter(None, [*absolute, alias.name])) for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            for top, *rest in (name.split(".") for name in names):
+                if top == package.name:
+                    imported.add(rest[0])
+        imported.discard(parts[0])
+    return found
+
+
+def test_every_module_has_its_line_in_the_architecture():
+    package = Path(django_eventstream.__file__).parent
+    modules = {path.name.removesuffix(".py") for path in package.iterdir()}
+    assert layers().keys() == {name for name in modules if not name.startswith((".", "_", "py."))}
+
+
+def test_modules_import_only_from_their_layer_and_those_below():
+    of = layers()
+    upwards = {
+        f"{module} imports {other}"
+        for module, others in imports().items()
+        for other in others
+        if of[other] > of[module]
+    }
+    assert not upwards
+
+
+def test_modules_do_not_import_in_circles():
+    # Raises CycleError.
+    list(graphlib.TopologicalSorter(imports()).static_order())
+
+
+def test_the_core_imports_nothing_but_the_standard_library():
+    package = Path(django_eventstream.__file__).parent
+    for module in (name for name, layer in layers().items() if layer == 0):
+        for node in ast.walk(ast.parse((package / f"{module}.py").read_text())):
+            if isinstance(node, ast.Import):
+                assert {alias.name.split(".")[0] for alias in node.names} <= sys.stdlib_module_names
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                assert (node.module or "").split(".")[0] in sys.stdlib_module_names
+
+
 # Examples
 
 
@@ -170,16 +246,23 @@ def test_static_files_of_the_readme_exist():
     ],
 )
 def test_the_ways_to_choose_channels_choose_them(path, channels):
-    urlconf = type("urlconf", (), {})
     exec(block("Choosing channels"), namespace := {})
-    urlconf.urlpatterns = namespace["urlpatterns"]
+    urlconf = type("urlconf", (), {"urlpatterns": namespace["urlpatterns"]})
     path, _, query = path.partition("?")
     request = HttpRequest()
-    request.GET = request.GET.__class__(query)
+    request.GET = QueryDict(query)
     match = resolve(path, urlconf)
     assert match.func is django_eventstream.views.events
     chosen = DefaultChannelManager().get_channels_for_request(request, match.kwargs)
     assert set(chosen) == channels
+
+
+def test_view_sets_have_the_urls_that_the_readme_names():
+    exec(block("Django REST framework"), namespace := {})
+    urlconf = type("urlconf", (), {"urlpatterns": namespace["urlpatterns"]})
+    assert resolve("/api/news/", urlconf).url_name == "news-list"
+    assert resolve("/api/events/", urlconf).url_name == "events-list"
+    assert resolve("/api/events/room-7/", urlconf).kwargs == {"channel": "room-7"}
 
 
 def session() -> list[str]:
@@ -208,8 +291,8 @@ async def test_the_protocols_example_is_what_a_client_gets():
 
     await asend_event("room-1", "message", {"text": "still there?"})
     async with Reader(url, "a%20b:1,room-1:1") as reader:
-        await reader.read_until(b"keep-alive\ndata:\n\n")
-        assert reader.body == second
+        await reader.read_until(b'still there?"}\n\n')
+        assert reader.body + await reader.read_keep_alive() == second
 
     await Event.objects.all().adelete()
     async with Reader(url, "a%20b:1,room-1:1") as reader:
@@ -223,20 +306,30 @@ class Reader:
     def __init__(self, url: str, last_event_id: str = "") -> None:
         self.url = url
         self.headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
+        #: All that came, but the padding and keep-alives.
         self.body = b""
 
     async def __aenter__(self) -> Reader:
-        response = await AsyncClient().get(self.url, headers=self.headers)
-        self.stream = aiter(response.streaming_content)
+        self.response = await AsyncClient().get(self.url, headers=self.headers)
+        self.stream = aiter(self.response.streaming_content)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self.stream.aclose()
+        self.response.close()
 
     async def read_until(self, end: bytes) -> None:
-        while not self.body.endswith(end):
-            self.body += await anext(self.stream)
-            self.body = self.body.removeprefix(b":" + b" " * 2048 + b"\n\n")
+        async def read() -> None:
+            while not self.body.endswith(end):
+                chunk = await anext(self.stream)
+                chunk = chunk.removeprefix(b":" + b" " * 2048 + b"\n\n")
+                self.body += chunk.replace(KEEP_ALIVE, b"")
+
+        await asyncio.wait_for(read(), TIMEOUT)
+
+    async def read_keep_alive(self) -> bytes:
+        chunk = await asyncio.wait_for(anext(self.stream), TIMEOUT)
+        assert chunk == KEEP_ALIVE
+        return chunk
 
 
 # A project by the README alone
@@ -309,39 +402,17 @@ def test_project_set_up_by_the_readme_streams(project, way, server):
 
     port = free_port()
     with Process([sys.executable, *start, str(port)], env=project.environment) as process:
-        response = wait_until(lambda: open_stream(port), timeout=60, alive=process)
-        assert b"event: stream-open\nid: test:0\n" in read_block(response, b"stream-open")
-        project.run(*command("python manage.py shell -c"))
-        assert read_block(response, b"message") == (
-            b'event: message\nid: test:1\ndata: {"text": "hello"}\n\n'
-        )
-        response.close()
+        with wait_until(lambda: open_stream(port), timeout=60, alive=process) as stream:
+            assert stream.next() == ParsedEvent("stream-open", "", "test:0")
+            project.run(*command("python manage.py shell -c"))
+            assert stream.next() == ParsedEvent("message", '{"text": "hello"}', "test:1")
 
 
-def open_stream(port: int) -> http.client.HTTPResponse | None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+def open_stream(port: int) -> EventSource | None:
     try:
-        connection.request("GET", "/events/")
-    except OSError:  # not yet
-        connection.close()
+        return EventSource(port, "/events/", {})
+    except ConnectionRefusedError:
         return None
-    response = connection.getresponse()
-    # The response reads on.
-    assert response.status == 200
-    assert response.headers["Content-Type"] == "text/event-stream"
-    return response
-
-
-def read_block(response: http.client.HTTPResponse, event_type: bytes) -> bytes:
-    """Return the next block of the stream that is an event of the type."""
-    found = b""
-    while not found.startswith(b"event: " + event_type + b"\n"):
-        found = b""
-        while not found.endswith(b"\n\n"):
-            line = response.readline()
-            assert line, "the stream has ended"
-            found += line
-    return found
 
 
 @pytest.mark.slow
