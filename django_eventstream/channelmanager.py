@@ -53,9 +53,10 @@ class DefaultChannelManager(ChannelManagerBase):
         ``channels`` (a list) and ``channel`` (one name).
         """
         if "format-channels" in view_kwargs:
-            return {name.format(**view_kwargs) for name in view_kwargs["format-channels"]}
+            names = _check_list(view_kwargs["format-channels"], "format-channels")
+            return {name.format(**view_kwargs) for name in names}
         if "channels" in view_kwargs:
-            return set(view_kwargs["channels"])
+            return set(_check_list(view_kwargs["channels"], "channels"))
         if "channel" in view_kwargs:
             return {view_kwargs["channel"]}
         if view_kwargs:
@@ -69,6 +70,15 @@ class DefaultChannelManager(ChannelManagerBase):
     def is_channel_reliable(self, channel: str) -> bool:
         """Make every channel reliable."""
         return True
+
+
+def _check_list(names: Iterable[str], keyword: str) -> Iterable[str]:
+    if isinstance(names, str):  # an iterable too, of one channel for each letter
+        raise ImproperlyConfigured(
+            f"The keyword {keyword!r} of a URL pattern is a list of channel names, not one text: "
+            f"write {{{keyword!r}: [{names!r}]}}."
+        )
+    return names
 
 
 @cache

@@ -25,6 +25,7 @@ class EventRequest:
     """
 
     Error = BadRequest
+    GripError = BadRequest
     ResumeNotAllowedError = ResumeNotAllowed
 
     def __init__(

@@ -134,6 +134,7 @@ def get_current_event_id(channels: Iterable[str]) -> str:
 def get_events(request: EventRequest, limit: int = 100, user: Any = None) -> EventResponse:
     """Return what follows the request's positions, at most about ``limit`` events in all.
 
+    Where the log holds more, the request's position moves on, so that the next call reads it.
     ``user`` takes the place of the request's. Raises EventPermissionError when that user may
     not read one of the channels.
     """
@@ -163,6 +164,9 @@ def get_events(request: EventRequest, limit: int = 100, user: Any = None) -> Eve
         response.channel_items[channel] = events[:per_channel]
         if len(events) > per_channel:
             response.channel_more.add(channel)
+            last_id = events[per_channel - 1].id
+            assert last_id is not None
+            request.channel_last_ids[channel] = last_id
     return response
 
 

@@ -47,18 +47,27 @@ def events(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
     return response
 
 
-class EventStreamResponse(StreamingHttpResponse):
-    """A response whose chunks must reach the client one by one."""
+class _AsItIs(HttpResponseBase):
+    """A response that middleware must leave as it is."""
 
     def has_header(self, header: str) -> bool:
-        """Claim a Content-Encoding, without sending one.
+        """Claim a Content-Encoding and an ETag, without sending them.
 
         GZipMiddleware would compress each chunk by itself, which some clients decode no further
-        than the first, or, on synchronous servers, hold chunks back.
+        than the first, or, on synchronous servers, hold chunks back. ConditionalGetMiddleware
+        would answer a refused client's next request with 304 and no body.
         """
-        return header.lower() == "content-encoding" or super().has_header(header)
+        return header.lower() in ("content-encoding", "etag") or super().has_header(header)
 
     __contains__ = has_header
+
+
+class EventStreamResponse(_AsItIs, StreamingHttpResponse):
+    """A stream."""
+
+
+class BriefResponse(_AsItIs, HttpResponse):
+    """A stream that ends with its first block."""
 
 
 def _respond(request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
@@ -85,18 +94,17 @@ def _respond(request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
     except DatabaseError:
         # The client is to come back, which a 500 would keep an EventSource from doing.
         logger.exception("Cannot open a stream, the client is to come back")
-        return HttpResponse(encode_retry(retry_delay()), content_type=CONTENT_TYPE)
+        return BriefResponse(encode_retry(retry_delay()), content_type=CONTENT_TYPE)
     return _error(
         InternalError(
-            "This server cannot stream: it runs Django under WSGI. Run it under an ASGI server "
-            "(uvicorn, daphne, hypercorn, granian), or put a GRIP proxy (Pushpin, Fastly Fanout) "
-            "in front of it."
+            "This server cannot stream: it runs Django under WSGI. "
+            "Run it under an ASGI server: uvicorn, daphne, hypercorn or granian."
         )
     )
 
 
 def _error(error: StreamError) -> HttpResponse:
-    return HttpResponse(encode_error(error.members), content_type=CONTENT_TYPE)
+    return BriefResponse(encode_error(error.members), content_type=CONTENT_TYPE)
 
 
 def _is_asgi(request: HttpRequest) -> bool:

@@ -1,0 +1,182 @@
+"""What the view and the functions beside it do with odd projects, in one process."""
+
+import json
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser
+from django.db import OperationalError
+from django.http import HttpResponse
+from django.middleware.http import ConditionalGetMiddleware
+from django.test import AsyncRequestFactory, RequestFactory
+
+from django_eventstream import (
+    EventPermissionError,
+    EventRequest,
+    get_events,
+    send_event,
+)
+from django_eventstream.channelmanager import DefaultChannelManager
+from django_eventstream.exceptions import BadRequest, EventDoesNotExist
+from django_eventstream.sse import encode_error
+from django_eventstream.views import events
+
+
+def error_of(response):
+    assert response.status_code == 200
+    assert response["Content-Type"] == "text/event-stream"
+    assert response["Cache-Control"] == "no-cache, no-transform"
+    head, data, *rest = response.content.decode().split("data: ")
+    assert (head, rest) == ("event: stream-error\nid: error\n", [])
+    return json.loads(data)
+
+
+class Broken(DefaultChannelManager):
+    """Raises whatever the channel's name asks for."""
+
+    def can_read_channel(self, user, channel):
+        if channel == "database":
+            raise OperationalError("gone")
+        if channel == "denied":
+            raise EventPermissionError("Not today", channels=["denied"])
+        return True
+
+    def get_channels_for_request(self, request, view_kwargs):
+        names = super().get_channels_for_request(request, view_kwargs)
+        if "bad" in names:
+            raise BadRequest("No such room")
+        return names
+
+
+@pytest.fixture
+def broken(settings):
+    settings.EVENTSTREAM_CHANNELMANAGER_CLASS = "tests.test_view.Broken"
+    settings.EVENTSTREAM_STORAGE_CLASS = None
+
+
+def test_errors_of_the_channel_manager_reach_the_client(broken):
+    get = RequestFactory().get
+    assert error_of(events(get("/?channel=bad"))) == {
+        "condition": "bad-request",
+        "text": "No such room",
+    }
+    assert error_of(events(get("/?channel=denied"))) == {
+        "condition": "forbidden",
+        "text": "Not today",
+        "channels": ["denied"],
+    }
+
+
+def test_database_that_is_down_lets_the_client_come_back(broken, caplog):
+    response = events(RequestFactory().get("/?channel=database"))
+    assert response.status_code == 200
+    assert response.content.startswith(b"retry: ")
+    assert b"id" not in response.content
+    assert "gone" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("EVENTSTREAM_STORAGE_CLASS", "nowhere.Storage"),
+        ("EVENTSTREAM_STORAGE_CLASS", "tests.test_view.Broken"),
+        ("EVENTSTREAM_CHANNELMANAGER_CLASS", "nowhere.Manager"),
+    ],
+)
+def test_broken_configuration_is_an_internal_error_and_logged(settings, caplog, setting, value):
+    setattr(settings, setting, value)
+    error = error_of(events(RequestFactory().get("/?channel=a")))
+    assert error["condition"] == "internal-error"
+    assert setting not in error["text"]  # which is the log's business
+    assert setting in caplog.text
+
+
+def test_one_text_for_a_list_of_channels_is_a_broken_configuration(caplog):
+    request = RequestFactory().get("/")
+    for keyword in ("channels", "format-channels"):
+        error = error_of(events(request, **{keyword: "test"}))
+        assert error["condition"] == "internal-error"
+        assert f"{{'{keyword}': ['test']}}" in caplog.text
+
+
+def test_wsgi_server_names_the_remedy():
+    for software in ("", "gunicorn/23.0", "WSGIServer/0.2 CPython/3.12"):  # the last: no thread
+        request = RequestFactory().get("/?channel=a", SERVER_SOFTWARE=software)
+        error = error_of(events(request))
+        assert error["condition"] == "internal-error"
+        assert "ASGI server: uvicorn" in error["text"]
+
+
+def test_refused_client_is_told_so_again_whatever_it_has_cached():
+    middleware = ConditionalGetMiddleware(lambda request: events(request))
+    response = middleware(RequestFactory().get("/"))
+    assert not response.headers.get("ETag")
+    again = middleware(RequestFactory().get("/", headers={"If-None-Match": "*"}))
+    assert again.content == response.content == encode_error(error_of(response))
+
+
+async def test_padding_can_be_turned_off(settings):
+    settings.EVENTSTREAM_PADDING = 0
+    settings.EVENTSTREAM_STORAGE_CLASS = None
+    response = events(AsyncRequestFactory().get("/?channel=a"))
+    assert await anext(response.streaming_content) == b"event: stream-open\ndata:\n\n"
+    response.close()
+
+
+def test_channel_limit_is_a_setting(settings):
+    settings.EVENTSTREAM_CHANNEL_LIMIT = 1
+    error = error_of(events(RequestFactory().get("/?channel=a&channel=b")))
+    assert "at most 1" in error["text"]
+    assert isinstance(events(RequestFactory().get("/?channel=a&channel=a")), HttpResponse)
+
+
+# The functions that users of version 5.3.4 know
+
+
+def request_for(*channels, user=None, **positions):
+    request = EventRequest()
+    request.channels = list(channels)
+    request.channel_last_ids = positions
+    request.user = user
+    return request
+
+
+@pytest.mark.django_db
+def test_get_events_pages_through_the_log():
+    for number in range(5):
+        send_event("a", "m", number)
+    send_event("b", "m", "b")
+    request = request_for("a", "b", "loose-c", a=0)
+    response = get_events(request, limit=6)
+    assert [event.id for event in response.channel_items["a"]] == [1, 2]
+    assert response.channel_items["b"] == response.channel_items["loose-c"] == []
+    assert response.channel_last_ids == {"a": 0, "b": 1}
+    assert response.channel_more == {"a"}
+    assert request.channel_last_ids == {"a": 2}
+    response = get_events(request)
+    assert [event.id for event in response.channel_items["a"]] == [3, 4, 5]
+    assert not response.channel_more
+    response = get_events(request_for("a", a=99))
+    assert response.channel_reset == {"a"}
+    assert response.channel_last_ids == {"a": 5}
+    assert get_events(request_for()).channel_items == {}
+
+
+@pytest.mark.django_db
+def test_get_events_asks_for_the_permission():
+    user = get_user_model().objects.create(username="ann")
+    assert get_events(request_for("users-a", user=user)).user == user
+    assert get_events(request_for("users-a"), user=user).user == user
+    for request in (request_for("users-a", "a"), request_for("users-a", user=AnonymousUser())):
+        with pytest.raises(EventPermissionError) as caught:
+            get_events(request)
+        assert caught.value.channels == ["users-a"]
+
+
+def test_errors_are_what_users_catch():
+    assert issubclass(EventRequest.Error, ValueError)
+    assert issubclass(EventRequest.ResumeNotAllowedError, EventRequest.Error)
+    assert issubclass(EventRequest.GripError, EventRequest.Error)
+    assert EventDoesNotExist("gone", 7).current_id == 7
+    with pytest.raises(EventRequest.Error, match="No channels"):
+        EventRequest(RequestFactory().get("/"))
