@@ -16,19 +16,28 @@ def compare_exactly(apps, schema_editor):
     Event = apps.get_model("django_eventstream", "Event")
     EventCounter = apps.get_model("django_eventstream", "EventCounter")
     quote = schema_editor.quote_name
-    for model, column in ((Event, "channel"), (EventCounter, "name")):
+    event_table = quote(Event._meta.db_table)
+    counter_table = quote(EventCounter._meta.db_table)
+    # Names that share a counter until now get one each. It goes on where the shared one is, for
+    # there version 5.3.4 told their clients that they were: behind it, on a counter of their own
+    # events only, they would miss what comes before that number.
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT MIN(e.channel), MAX(c.value) FROM {event_table} e"
+            f" JOIN {counter_table} c ON c.name = e.channel GROUP BY BINARY e.channel"
+        )
+        shared = dict(cursor.fetchall())
+    for table, column in ((event_table, "channel"), (counter_table, "name")):
         schema_editor.execute(
-            f"ALTER TABLE {quote(model._meta.db_table)} MODIFY {quote(column)} varchar(255) "
+            f"ALTER TABLE {table} MODIFY {quote(column)} varchar(255) "
             f"CHARACTER SET utf8mb4 COLLATE {collation} NOT NULL"
         )
-    # Names that shared a counter until now: each goes on behind its own latest event.
     using = connection.alias
     counters = set(EventCounter.objects.using(using).values_list("name", flat=True))
-    latest = Event.objects.using(using).values("channel").annotate(latest=models.Max("eid"))
     EventCounter.objects.using(using).bulk_create(
-        EventCounter(name=row["channel"], value=row["latest"] or 0)
-        for row in latest.order_by()
-        if row["channel"] not in counters
+        EventCounter(name=name, value=value)
+        for name, value in shared.items()
+        if name not in counters
     )
 
 
