@@ -9,10 +9,13 @@ Percent-encoding takes colons and commas out of names, so the text splits withou
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
 from .exceptions import BadRequest
+
+_BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
 #: The Last-Event-ID that a ``stream-error`` leaves behind.
 ERROR_ID = "error"
@@ -28,6 +31,8 @@ def parse_last_event_id(text: str) -> dict[str, int]:
         name, colon, number = pair.partition(":")
         # isdecimal() knows digits of other scripts, and int() signs, spaces and underscores.
         if not (name and colon and number.isascii() and number.isdecimal()):
+            raise _malformed(text)
+        if _BAD_ESCAPE.search(name):  # which unquote() takes literally
             raise _malformed(text)
         try:
             channel = unquote(name, errors="strict")

@@ -30,8 +30,10 @@ def test_names_differ_by_case_accents_and_trailing_spaces():
     assert parse_last_event_id("a:1,A:2,%C3%A4:3,a%20:4") == {"a": 1, "A": 2, "ä": 3, "a ": 4}
 
 
-def test_percent_sign_that_escapes_nothing_stands_for_itself():
-    assert parse_last_event_id("100%:1,%zz:2,%4:3") == {"100%": 1, "%zz": 2, "%4": 3}
+@pytest.mark.parametrize("text", ["100%:1", "%zz:2", "%4:3", "%4g:1"])
+def test_percent_sign_that_escapes_nothing_is_malformed(text):
+    with pytest.raises(BadRequest):
+        parse_last_event_id(text)
 
 
 def test_name_that_is_not_encoded_is_taken_as_it_is():
