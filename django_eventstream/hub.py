@@ -300,8 +300,6 @@ class Hub:
                 for other in list(waiting):
                     if position <= other < last or other == position:
                         waiting.pop(other).set_result(entries[other - position :])
-                    elif feed.holds(other):
-                        waiting.pop(other).set_result([])
         finally:
             if self._reads.get(feed) is waiting:
                 del self._reads[feed]

@@ -146,6 +146,7 @@ class InsideTransactions(TransactionTestCase):
             with transaction.atomic():
                 event = send_event("a", "m", 1)
                 assert event.id is None
+                assert get_storage().number_pending("a") == []  # not before the commit
                 assert rows("a") == [None]
                 assert not published
             assert ids(published) == [1]

@@ -39,6 +39,10 @@ class MemoryContract(StorageContractTests):
     def make_storage(self):
         return MemoryStorage()
 
+    def test_what_only_some_storages_do_is_nothing(self):
+        assert self.storage.number_pending("a") == []
+        assert self.storage.trim() == 0
+
 
 class TestTrimming(TransactionTestCase):
     def age(self, **filters):
@@ -117,6 +121,11 @@ class TestRowsOfVersion5(TransactionTestCase):
         assert [event.data for event in storage.get_events("a", 0)] == ['"x"']
         assert storage.get_current_id("a") == 1
         assert send_event("a", "m", 2).id == 2
+
+    def test_rows_can_be_told_apart(self):
+        send_event("a", "m", 1)
+        assert str(Event.objects.get()) == "a:1 m"
+        assert str(EventCounter.objects.get()) == "a: 1"
 
     def test_counter_that_is_missing_goes_on_behind_the_events(self):
         Event.objects.create(channel="a", type="m", data='"1"', eid=7)

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
@@ -15,6 +17,7 @@ from django.db import OperationalError
 
 from django_eventstream import channel_permission_changed, hub, send_event
 from django_eventstream.channelmanager import DefaultChannelManager
+from django_eventstream.event import Event
 from django_eventstream.eventrequest import EventRequest
 from django_eventstream.hub import deliver
 from django_eventstream.messages import Gap, Published, Revoked
@@ -560,3 +563,113 @@ async def test_log_restored_to_an_earlier_state_keeps_no_stream_busy(settings):
             assert len(storage.reads) <= 4
             reset = await early.next()
             assert reset.type == "stream-reset"
+
+
+async def test_stream_behind_a_log_restored_to_its_very_position_goes_on(settings):
+    settings.EVENTSTREAM_POLL_INTERVAL = 60
+    settings.EVENTSTREAM_BURST_SIZE = 4
+    storage = get_storage()
+    async with connect("a") as client:
+        await client.next()
+        for number in range(10):
+            send_event("a", "m", number)
+        feed = client.stream.protocol.cursors[0].feed
+        await reached(lambda: feed.tail == 10)
+        storage._events.clear()
+        waiting = asyncio.ensure_future(client.next())
+        await reached(lambda: feed.tail == 0)
+        send_event("a", "m", "after")
+        assert data([await waiting]) == ["after"]
+        assert len(storage.reads) <= 4
+
+
+# More of the hub
+
+
+async def test_senders_wait_for_a_loop_that_does_not_keep_up(monkeypatch):
+    monkeypatch.setattr(hub, "INBOX_SIZE", 10)
+    async with connect("loose") as client:
+        await client.next()
+
+        def send():
+            for number in range(500):
+                send_event("loose", "m", number)
+
+        sending = asyncio.ensure_future(asyncio.to_thread(send))
+        assert data(await client.take(500)) == list(range(500))
+        await sending
+
+
+async def test_missing_events_that_the_log_dropped_meanwhile_are_a_reset():
+    storage = get_storage()
+    async with connect("a") as client:
+        await client.next()
+        events = [storage.append_event("a", "m", str(number)) for number in range(5)]
+        storage._trimmed["a"] = 3
+        del storage._events["a"][:3]
+        deliver(Published(events[4]))
+        reset = await client.next()
+        assert (reset.type, reset.last_event_id) == ("stream-reset", "a:5")
+
+
+async def test_hint_of_an_event_that_the_log_never_had_is_forgotten(settings):
+    settings.EVENTSTREAM_POLL_INTERVAL = 60
+    async with connect("a") as client:
+        await client.next()
+        deliver(Published(Event("a", "m", "1", 7)))
+        feed = client.stream.protocol.cursors[0].feed
+        await reached(lambda: feed.known == 7)
+        await reached(lambda: feed.known == 0)
+        send_event("a", "m", 1)
+        assert data([await client.next()]) == [1]
+
+
+async def test_missing_event_is_found_once_the_log_can_be_read_again(caplog):
+    storage = get_storage()
+    async with connect("a") as client:
+        await client.next()
+        storage.append_event("a", "m", "1")
+        storage.down = True
+        deliver(Published(storage.append_event("a", "m", "2")))
+        deliver(Gap("a"))
+        await reached(lambda: "Channel 'a': cannot read the event log" in caplog.text)
+        storage.down = False
+        assert data(await client.take(2)) == [1, 2]
+
+
+async def test_more_revocations_than_are_remembered_have_the_permission_checked():
+    async with connect("a") as client:
+        for number in range(10_000):
+            deliver(Revoked(str(number), "elsewhere"))
+        Manager.checks.clear()
+        assert (await client.next()).type == "stream-open"
+        assert Manager.checks == [(None, "a")]
+
+
+def test_forked_child_does_not_reach_its_parents_streams():
+    code = """
+import asyncio, os, django
+from django.conf import settings
+settings.configure(INSTALLED_APPS=[], EVENTSTREAM_PADDING=0)
+django.setup()
+from django_eventstream import EventRequest, send_event
+from django_eventstream.streaming import Stream
+
+async def main():
+    request = EventRequest()
+    request.channels = ["a"]
+    stream = Stream(request, {"a": False})
+    await anext(stream)
+    child = os.fork()
+    if not child:
+        send_event("a", "m", "child")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    send_event("a", "m", "parent")
+    print((await anext(stream)).decode())
+    stream.leave()
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == 'event: m\ndata: "parent"\n\n\n', done.stderr

@@ -99,6 +99,11 @@ def test_one_text_for_a_list_of_channels_is_a_broken_configuration(caplog):
         assert f"{{'{keyword}': ['test']}}" in caplog.text
 
 
+def test_keywords_that_select_nothing_let_the_client_select_nothing():
+    error = error_of(events(RequestFactory().get("/?channel=a"), room="7"))
+    assert error == {"condition": "bad-request", "text": "No channels specified."}
+
+
 def test_wsgi_server_names_the_remedy():
     for software in ("", "gunicorn/23.0", "WSGIServer/0.2 CPython/3.12"):  # the last: no thread
         request = RequestFactory().get("/?channel=a", SERVER_SOFTWARE=software)

@@ -1,0 +1,154 @@
+"""The threads on which streams read, and the transactions of the package's own."""
+
+import threading
+import time
+
+import pytest
+from django.db import Error, OperationalError, connection, connections
+
+from django_eventstream import threads, transactions
+from tests.conftest import manage
+from tests.processes import wait_until
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    monkeypatch.setattr(threads, "IDLE_TIME", 0.05)
+    return threads.DatabaseThreads()
+
+
+def names():
+    return [thread.name for thread in threading.enumerate()].count("eventstream-db")
+
+
+def test_threads_are_few_and_end_when_idle(pool, settings):
+    settings.EVENTSTREAM_DATABASE_THREADS = 3
+    leave = threading.Event()
+    started = threading.Semaphore(0)
+    before = names()
+
+    def work(number):
+        started.release()
+        assert leave.wait(10)
+        return number
+
+    futures = [pool.submit(work, number) for number in range(10)]
+    for _ in range(3):
+        assert started.acquire(timeout=10)
+    assert names() == before + 3
+    leave.set()
+    assert [future.result(10) for future in futures] == list(range(10))
+    wait_until(lambda: names() == before)
+    assert pool.submit(work, 7).result(10) == 7
+
+
+def test_failure_is_the_callers_and_a_cancelled_job_is_not_run(pool, settings):
+    settings.EVENTSTREAM_DATABASE_THREADS = 1
+    leave, ran = threading.Event(), []
+    blocking = pool.submit(leave.wait, 10)
+    cancelled = pool.submit(ran.append, 1)
+    failing = pool.submit(lambda: 1 / 0)
+    assert cancelled.cancel()
+    leave.set()
+    assert blocking.result(10)
+    with pytest.raises(ZeroDivisionError):
+        failing.result(10)
+    assert ran == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_connection_that_failed_is_not_used_again(pool, settings):
+    settings.EVENTSTREAM_DATABASE_THREADS = 1
+
+    def use():
+        connection.ensure_connection()
+        return id(connection.connection)
+
+    def fail():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT nonsense")
+
+    def is_closed():
+        return connection.connection is None
+
+    pool.submit(use).result(10)
+    with pytest.raises(Error):
+        pool.submit(fail).result(10)
+    assert pool.submit(is_closed).result(10)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_projects_without_autocommit_have_it_here(pool, monkeypatch):
+    monkeypatch.setitem(connections.settings["default"], "AUTOCOMMIT", False)
+    assert pool.submit(lambda: connection.get_autocommit()).result(10)
+
+
+class Cause(Exception):
+    def __init__(self, sqlstate):
+        self.sqlstate = sqlstate
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sqlstate", "again"),
+    [
+        (("could not serialize",), "40001", True),
+        (("deadlock detected",), "40P01", True),
+        ((1213, "Deadlock found"), None, True),
+        ((1205, "Lock wait timeout exceeded"), None, True),
+        (("database is locked",), None, True),
+        (("disk full",), "53100", False),
+        ((), None, False),
+    ],
+)
+@pytest.mark.django_db(transaction=True)
+def test_transaction_that_lost_against_another_is_tried_again(arguments, sqlstate, again):
+    tries = []
+
+    def lose_once():
+        tries.append(1)
+        if len(tries) == 1:
+            raise OperationalError(*arguments) from Cause(sqlstate)
+        return "done"
+
+    if again:
+        assert transactions.run_short_transaction("default", lose_once) == "done"
+        assert len(tries) == 2
+    else:
+        with pytest.raises(OperationalError):
+            transactions.run_short_transaction("default", lose_once)
+        assert len(tries) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_transaction_is_not_tried_for_ever(monkeypatch):
+    monkeypatch.setattr(transactions, "PATIENCE", 0.05)
+
+    def lose():
+        raise OperationalError("database is locked")
+
+    started = time.monotonic()
+    with pytest.raises(OperationalError):
+        transactions.run_short_transaction("default", lose)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.slow
+def test_sender_has_the_log_trimmed_behind_its_back(tmp_path):
+    database = str(tmp_path / "trim.sqlite3")
+    manage(database, "migrate", "-v0")
+    code = """
+import time
+from datetime import timedelta
+from django.utils import timezone
+from django_eventstream import hub, send_event
+from django_eventstream.models import Event
+send_event("a", "m", "old")
+Event.objects.update(created=timezone.now() - timedelta(days=2))
+hub.TRIM_LOG_INTERVAL = 0
+send_event("a", "m", "new")
+deadline = time.monotonic() + 20
+while Event.objects.count() > 1 and time.monotonic() < deadline:
+    time.sleep(0.02)
+print(list(Event.objects.values_list("eid", flat=True)))
+"""
+    assert manage(database, "shell", "-v0", "-c", code).strip() == "[2]"
