@@ -27,6 +27,10 @@ class HalfAManager:
         return True
 
 
+class Another(DefaultChannelManager):
+    pass
+
+
 class TakesAnyKeyword(StorageBase):
     def append_event(self, channel, event_type, data, **kwargs):
         raise NotImplementedError
@@ -373,5 +377,6 @@ def test_storage_and_channel_manager_follow_their_settings(settings):
     assert type(get_storage()) is DjangoModelStorage
     settings.EVENTSTREAM_STORAGE_CLASS = None
     assert get_storage() is None
-    del settings.EVENTSTREAM_CHANNELMANAGER_CLASS
-    assert type(get_channelmanager()) is DefaultChannelManager
+    for cls in (DefaultChannelManager, Another):
+        settings.EVENTSTREAM_CHANNELMANAGER_CLASS = f"{cls.__module__}.{cls.__name__}"
+        assert type(get_channelmanager()) is cls
