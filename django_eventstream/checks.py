@@ -125,6 +125,13 @@ def _check_origins() -> Iterator[CheckMessage]:
         for origin in origins:
             if not (isinstance(origin, str) and (_is_host(origin) or is_origin(origin))):
                 yield _no_origin(name, origin)
+    credentials = getattr(django_settings, PREFIX + "ALLOW_CREDENTIALS", False)
+    if not isinstance(credentials, bool):
+        yield Error(
+            f"EVENTSTREAM_ALLOW_CREDENTIALS is {credentials!r}.",
+            hint="Set it to True or False. (A text is true, whatever it says.)",
+            id="django_eventstream.E006",
+        )
     try:
         everything = "*" in allowed_patterns()
     except TypeError:

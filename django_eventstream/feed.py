@@ -16,9 +16,9 @@ A feed is *cold* (``base`` is None) until it has been told how far the log reach
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from urllib.parse import quote
 
 from .event import Event
+from .lasteventid import format_channel
 from .sse import encode_data, encode_id, encode_type
 
 
@@ -58,7 +58,9 @@ class Entry:
         """The event as every stream that reads only its channel writes it."""
         if self._solo is None:
             assert self.event is not None
-            self._solo = b"".join(self.parts(encode_id(f"{quote(self.event.channel)}:{self.id}")))
+            self._solo = b"".join(
+                self.parts(encode_id(format_channel(self.event.channel) + str(self.id)))
+            )
         return self._solo
 
     def parts(self, id_line: bytes) -> tuple[bytes, bytes, bytes]:

@@ -47,7 +47,12 @@ def parse_last_event_id(text: str) -> dict[str, int]:
 
 def format_last_event_id(positions: Mapping[str, int]) -> str:
     """Return the text for positions, in their order; "" for none."""
-    return ",".join(f"{quote(name)}:{position}" for name, position in positions.items())
+    return ",".join(f"{format_channel(name)}{id_}" for name, id_ in positions.items())
+
+
+def format_channel(channel: str) -> str:
+    """Return what stands before the id of a channel: its name, encoded, and a colon."""
+    return quote(channel) + ":"
 
 
 def _malformed(text: str) -> BadRequest:

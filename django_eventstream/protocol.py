@@ -39,10 +39,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
-from urllib.parse import quote
 
 from .exceptions import StreamError
 from .feed import Entry, Feed
+from .lasteventid import format_channel
 from .sse import (
     KEEP_ALIVE,
     encode_error,
@@ -76,7 +76,7 @@ class Cursor:
         self.channel = channel
         self.feed = feed
         #: The channel and a colon, as in the Last-Event-ID.
-        self.name = quote(channel) + ":"
+        self.name = format_channel(channel)
         #: The id of the last event that the client has; None on an unreliable channel.
         self.position = position
         #: Entries without an id before this place are older than the stream, or written.

@@ -221,11 +221,15 @@ class SyncStream:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        self._begun = False
 
     def __iter__(self) -> SyncStream:
         return self
 
     def __next__(self) -> bytes:
+        if not self._begun:
+            self._begun = True
+            threads.release_connections()
         part = asyncio.run_coroutine_threadsafe(self._stream.__anext__(), _get_background_loop())
         try:
             return part.result()

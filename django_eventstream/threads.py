@@ -20,6 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 from asgiref.sync import SyncToAsync, sync_to_async
 from django.core import mail
 from django.db import Error, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from .conf import settings
 
@@ -64,6 +65,15 @@ def release_request_thread() -> None:
         # A later synchronous call of the request, if any, gets a new thread.
         executor.submit(connections.close_all)
         executor.shutdown(wait=False)
+
+
+def release_connections() -> None:
+    """Give back the database connections of this thread, which a stream is about to hold."""
+    for connection in connections.all(initialized_only=True):
+        if connection.allow_thread_sharing:  # lent, by LiveServerTestCase
+            del connections[connection.alias]
+        else:
+            connection.close()
 
 
 class DatabaseThreads(Executor):
@@ -153,6 +163,7 @@ def _run_in_test(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
         if threading.current_thread() is not threading.main_thread():
             # Nobody else would, and an open connection keeps a test database from removal.
             for connection in connections.all(initialized_only=True):
-                in_memory = connection.vendor == "sqlite" and connection.is_in_memory_db()  # type: ignore[attr-defined]
-                if not (connection.in_atomic_block or in_memory):
-                    connection.close()
+                if not connection.in_atomic_block:
+                    # The close() of Django's SQLite leaves databases in memory open, for they
+                    # would be gone; but the test's own connection keeps this one.
+                    BaseDatabaseWrapper.close(connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -93,4 +94,5 @@ def _is_retryable(error: OperationalError) -> bool:
     if getattr(cause, "sqlstate", None) in _RETRYABLE_SQLSTATES:
         return True
     number = error.args[0] if error.args else None
-    return number in _RETRYABLE_NUMBERS or "database is locked" in str(error)
+    # SQLite: "database is locked", or, with a shared cache, "database table is locked".
+    return number in _RETRYABLE_NUMBERS or re.match("database.* is locked", str(error)) is not None

@@ -283,6 +283,14 @@ def test_credentials_for_some_or_everything_without_are_fine(settings):
     assert check_settings() == []
 
 
+@pytest.mark.parametrize("value", ["False", 0, 1, None])
+def test_credentials_that_are_no_boolean_are_an_error(settings, value):
+    settings.ALLOWED_HOSTS = ["example.com"]
+    message = check_one(settings, "EVENTSTREAM_ALLOW_CREDENTIALS", value)
+    text = f"EVENTSTREAM_ALLOW_CREDENTIALS is {value!r}."
+    assert_error(message, "E006", text, "True or False")
+
+
 # E005: headers
 
 

@@ -279,7 +279,7 @@ class ReadingInTransactionTestCase(Reading, TransactionTestCase):
 LIVE = """
 import http.client
 
-from django.test import LiveServerTestCase
+from django.test import LiveServerTestCase, TransactionTestCase
 
 from django_eventstream import send_event
 
@@ -314,6 +314,14 @@ class Live(LiveServerTestCase):
         connection, response = self.open()
         self.addClassCleanup(connection.close)
         self.addClassCleanup(response.close)
+
+
+class LaterTest(TransactionTestCase):
+    # Its server, and the database connection lent to it, are gone.
+
+    def test_sending_reaches_what_an_earlier_test_left(self):
+        for number in range(50):
+            send_event("news", "message", number)
 """
 
 
@@ -358,7 +366,7 @@ def test_tests_of_a_project_pass_without_a_warning(project, atomic_requests, man
 
 @pytest.mark.parametrize("atomic_requests", ["yes", "no"])
 def test_live_server_streams(project, atomic_requests):
-    assert "\nRan 2 tests in " in run_tests(project, "live", atomic_requests)
+    assert "\nRan 3 tests in " in run_tests(project, "live", atomic_requests)
 
 
 @pytest.mark.slow

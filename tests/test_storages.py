@@ -122,6 +122,13 @@ class TestRowsOfVersion5(TransactionTestCase):
         assert storage.get_current_id("a") == 1
         assert send_event("a", "m", 2).id == 2
 
+    def test_data_that_is_no_text_is_what_version_5_wrote(self):
+        for eid, data in enumerate(["7", "null", '{"a": 1}'], 1):
+            Event.objects.create(channel="a", type="m", data=data, eid=eid)
+        EventCounter.objects.create(name="a", value=3)
+        events = DjangoModelStorage().get_events("a", 0)
+        assert [event.data for event in events] == ["7", "None", "{'a': 1}"]
+
     def test_rows_can_be_told_apart(self):
         send_event("a", "m", 1)
         assert str(Event.objects.get()) == "a:1 m"

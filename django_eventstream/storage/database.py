@@ -231,11 +231,20 @@ class DjangoModelStorage(StorageBase):
         return count
 
 
+def _text(data: str) -> str:
+    """Return the text of a row.
+
+    Version 5.3.4 stored anything with ``json_encode=False``, and wrote it as ``str`` does.
+    """
+    text = json.loads(data)
+    return text if isinstance(text, str) else str(text)
+
+
 def _event(row: models.Event) -> Event:
     return Event(
         row.channel,
         row.type,
-        json.loads(row.data),
+        _text(row.data),
         row.eid,
         frozenset(json.loads(row.skip_user_ids)) if row.skip_user_ids else frozenset(),
     )
