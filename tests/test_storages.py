@@ -93,6 +93,35 @@ class TestTrimming(TransactionTestCase):
                     call_command(command)
 
 
+class TestQueries(TransactionTestCase):
+    def test_poll_is_one_query_for_all_channels(self):
+        for name in "abc":
+            send_event(name, "m", 1)
+        with self.assertNumQueries(1):
+            assert DjangoModelStorage().poll(["a", "b", "c", "d"]) == (
+                {"a": 1, "b": 1, "c": 1, "d": 0},
+                [],
+            )
+        with self.assertNumQueries(1):
+            assert DjangoModelStorage().poll([]) == ({}, [])
+
+    def test_poll_numbers_what_is_pending_on_any_channel(self):
+        Event.objects.create(channel="a", type="m", data='"1"', eid=None)
+        Event.objects.create(channel="b", type="m", data='"2"', eid=None)
+        current_ids, numbered = DjangoModelStorage().poll(["b"])
+        assert current_ids == {"b": 1}
+        assert [(event.channel, event.id, event.data) for event in numbered] == [
+            ("a", 1, "1"),
+            ("b", 1, "2"),
+        ]
+
+    def test_more_channels_than_a_query_takes(self):
+        names = [f"channel-{number}" for number in range(1500)]
+        send_event(names[-1], "m", 1)
+        current_ids = DjangoModelStorage().get_current_ids(names)
+        assert sum(current_ids.values()) == current_ids[names[-1]] == 1
+
+
 class TestRestoredBackup(TransactionTestCase):
     def test_raised_counters_reset_clients_that_know_lost_events(self):
         for number in range(3):
