@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Iterable
+from functools import partial
 from typing import Any, Protocol
 
 from . import threads
@@ -433,6 +434,7 @@ _hubs_lock = threading.Lock()
 # not yet here when the message came.
 _revocations: deque[tuple[float, Revoked]] = deque(maxlen=10_000)
 _trimmed_at = time.monotonic()
+_trimming = threading.Lock()
 
 
 def get_hub() -> Hub:
@@ -475,7 +477,18 @@ def trim_log_now_and_then() -> None:
     _trimmed_at = now
     storage = get_storage()
     if storage is not None:
-        threads.run_in_background(storage.trim)
+        threads.run_in_background(partial(_trim_log, storage))
+
+
+def _trim_log(storage: StorageBase) -> None:
+    if not _trimming.acquire(blocking=False):
+        return  # the last trimming is not done yet
+    try:
+        storage.trim()
+    except Exception:
+        logger.exception("Cannot trim the event log, which grows until it can be")
+    finally:
+        _trimming.release()
 
 
 def _forget(loop: asyncio.AbstractEventLoop) -> None:
@@ -484,8 +497,9 @@ def _forget(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _renew() -> None:
-    global _hubs_lock
+    global _hubs_lock, _trimming
     _hubs_lock = threading.Lock()
+    _trimming = threading.Lock()
     _hubs.clear()
 
 

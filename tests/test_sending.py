@@ -207,6 +207,15 @@ class InsideTransactions(TransactionTestCase):
         assert send_event("a", "m", 2).id == 2
         assert rows("a") == [1, 2]
 
+    def test_more_than_a_batch_that_was_committed_earlier_goes_first(self):
+        with transaction.atomic():
+            transaction.on_commit(lambda: send_event("a", "m", "after"))
+            for number in range(700):
+                send_event("a", "m", number)
+        events = get_storage().get_events("a", 0, 1000)
+        assert [json.loads(event.data) for event in events] == [*range(700), "after"]
+        assert [event.id for event in events] == list(range(1, 702))
+
     def test_any_read_completes_what_a_killed_process_left(self):
         for read in (
             lambda storage: storage.get_current_id("a"),
@@ -306,3 +315,10 @@ class InsideTestCase(TestCase):
     async def test_sending_on_an_event_loop_names_the_remedy(self):
         with pytest.raises(SynchronousOnlyOperation, match="asend_event"):
             send_event("a", "m", 1)
+        manager = "tests.project.channelmanager.AsyncChannelManager"
+        with override_settings(EVENTSTREAM_CHANNELMANAGER_CLASS=manager):
+            with pytest.raises(SynchronousOnlyOperation, match="asend_event"):
+                send_event("a", "m", 1)
+            with pytest.raises(SynchronousOnlyOperation, match="sync_to_async"):
+                get_current_event_id(["a"])
+            assert (await asend_event("a", "m", 1)).id == 1

@@ -83,8 +83,16 @@ class TestTrimming(TransactionTestCase):
         send_event("b", "m", 1)
         call_command("eventstream_trim", stdout=(out := _Out()))
         assert out.text == "Removed 3 events.\n"
+        assert DjangoModelStorage().trim() == 0
         assert [event.id for event in DjangoModelStorage().get_events("a", 3)] == [4, 5]
         assert DjangoModelStorage().get_current_ids(["a", "b"]) == {"a": 5, "b": 1}
+
+    @override_settings(EVENTSTREAM_MAX_EVENTS_PER_CHANNEL=2)
+    def test_limit_costs_one_query_while_no_channel_is_over_it(self):
+        for channel in "abc":
+            send_event(channel, "m", 1)
+        with self.assertNumQueries(2):  # one for the age
+            assert DjangoModelStorage().trim() == 0
 
     def test_command_without_a_storage_names_the_setting(self):
         with override_settings(EVENTSTREAM_STORAGE_CLASS=None):

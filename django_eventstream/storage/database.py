@@ -29,7 +29,6 @@ from django.db.models import (
     Max,
     OuterRef,
     QuerySet,
-    Subquery,
     Value,
     When,
 )
@@ -122,11 +121,14 @@ class DjangoModelStorage(StorageBase):
         """Delete events beyond the retention time and the limit per channel, in batches."""
         cutoff = timezone.now() - timedelta(seconds=settings.retention)
         numbered = self._events.filter(eid__isnull=False)
-        count = self._delete(numbered.filter(created__lt=cutoff))
+        # Ordered by what each is found by, so that every batch is a walk along an index.
+        count = self._delete(numbered.filter(created__lt=cutoff).order_by("created"))
         limit = settings.max_events_per_channel
         if limit is not None:
-            current = self._counters.filter(name=OuterRef("channel")).values("value")
-            count += self._delete(numbered.filter(eid__lte=Subquery(current) - Value(limit)))
+            above = numbered.filter(channel=OuterRef("name"), eid__lte=OuterRef("value") - limit)
+            for name, value in self._counters.filter(Exists(above)).values_list("name", "value"):
+                rows = self._events.filter(channel=name, eid__lte=value - limit)
+                count += self._delete(rows.order_by("eid"))
         return count
 
     # Inside
@@ -185,7 +187,10 @@ class DjangoModelStorage(StorageBase):
         )
         if pending:  # what was committed earlier goes first
             assert row.eid is not None
-            row.eid += len(self._number_rows(row.channel, row.eid))
+            numbered = BATCH
+            while numbered == BATCH:
+                numbered = len(self._number_rows(row.channel, row.eid))
+                row.eid += numbered
             self._counters.filter(name=row.channel).update(value=row.eid)
         row.save(using=using, force_insert=True)
 
@@ -225,7 +230,7 @@ class DjangoModelStorage(StorageBase):
 
     def _delete(self, rows: QuerySet[models.Event]) -> int:
         count = 0
-        while keys := list(rows.order_by("id").values_list("id", flat=True)[:BATCH]):
+        while keys := list(rows.values_list("id", flat=True)[:BATCH]):
             # Numbered rows never become pending again, so the keys are safe to delete.
             count += self._events.filter(id__in=keys).delete()[0]
         return count
