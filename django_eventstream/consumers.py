@@ -28,10 +28,9 @@ class EventsConsumer(AsyncHttpConsumer):  # type: ignore[misc]
         """
         self.scope = scope
         self.base_send = send
-        body = await _receive_body(receive)
-        if body is None:
+        if not await _receive_request(receive):
             return
-        handling = asyncio.ensure_future(self.handle(body))
+        handling = asyncio.ensure_future(self.handle(b""))
         listening = asyncio.ensure_future(_receive_disconnect(receive))
         try:
             await asyncio.wait({handling, listening}, return_when=asyncio.FIRST_COMPLETED)
@@ -47,7 +46,7 @@ class EventsConsumer(AsyncHttpConsumer):  # type: ignore[misc]
         """Answer the request: headers, then the body as it comes."""
         request = self.get_request(body)
         kwargs = self.scope.get("url_route", {}).get("kwargs", {})
-        response = await threads.run(views.events, request, **kwargs)
+        response = await threads.run_request(views.events, request, **kwargs)
         headers = [(name.encode(), value.encode("latin-1")) for name, value in response.items()]
         await self.send_headers(status=response.status_code, headers=headers)
         try:
@@ -69,16 +68,17 @@ class EventsConsumer(AsyncHttpConsumer):  # type: ignore[misc]
         return request
 
 
-async def _receive_body(receive: Any) -> bytes | None:
-    """Return the request's body, None if the client went away meanwhile."""
-    parts = []
+async def _receive_request(receive: Any) -> bool:
+    """Take the whole request; return False if the client went away meanwhile.
+
+    Its body is dropped: no request to the endpoint has one that matters.
+    """
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return None
-        parts.append(message.get("body", b""))
+            return False
         if not message.get("more_body", False):
-            return b"".join(parts)
+            return True
 
 
 async def _receive_disconnect(receive: Any) -> None:

@@ -1,6 +1,7 @@
 """The consumer with bare ASGI, where servers behave as few do."""
 
 import asyncio
+import tracemalloc
 
 import pytest
 
@@ -72,6 +73,17 @@ async def test_cancelled_application_cancels_its_stream():
         await running
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
+
+
+async def test_body_is_read_to_its_end_and_not_kept():
+    chunk = {"type": "http.request", "body": b"x" * 1_000_000, "more_body": True}
+    server = Server(*[chunk] * 20, {"type": "http.request"})
+    tracemalloc.start()
+    await asyncio.wait_for(server.run({**SCOPE, "method": "POST"}), 10)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (await server.next())["status"] == 405
+    assert peak < 5_000_000
 
 
 async def test_what_the_project_raises_reaches_the_server(settings):
