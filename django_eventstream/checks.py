@@ -134,7 +134,7 @@ def _check_origins() -> Iterator[CheckMessage]:
         )
     try:
         everything = "*" in allowed_patterns()
-    except TypeError:
+    except (TypeError, ImproperlyConfigured):
         return  # said above
     if everything and settings.allow_credentials:
         yield checks.Warning(

@@ -6,9 +6,11 @@ them, ``docs/settings.md`` describes them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
 
 
 class Settings:
@@ -33,67 +35,68 @@ class Settings:
     @property
     def channel_limit(self) -> int:
         """How many channels a stream may read."""
-        return int(self._get("CHANNEL_LIMIT", 10))
+        return self._int("CHANNEL_LIMIT", 10)
 
     @property
     def padding(self) -> int:
         """Size of the comment that opens a stream, in bytes; 0: none."""
-        return int(self._get("PADDING", 2048))
+        return self._int("PADDING", 2048)
 
     @property
     def keep_alive_interval(self) -> float:
         """After how many idle seconds a stream gets a ``keep-alive``."""
-        return float(self._get("KEEP_ALIVE_INTERVAL", 20))
+        return self._float("KEEP_ALIVE_INTERVAL", 20)
 
     @property
     def retry_delay(self) -> float:
         """Seconds, on average, before a client whose stream was ended comes back."""
-        return float(self._get("RETRY_DELAY", 3))
+        return self._float("RETRY_DELAY", 3)
 
     # The log
 
     @property
     def retention(self) -> float:
         """For how many seconds the log keeps events."""
-        return float(self._get("RETENTION", 24 * 3600))
+        return self._float("RETENTION", 24 * 3600)
 
     @property
     def max_events_per_channel(self) -> int | None:
         """How many events the log keeps on each channel; None: no limit."""
-        value = self._get("MAX_EVENTS_PER_CHANNEL", None)
-        return None if value is None else int(value)
+        if self._get("MAX_EVENTS_PER_CHANNEL", None) is None:
+            return None
+        return self._int("MAX_EVENTS_PER_CHANNEL", None)
 
     @property
     def poll_interval(self) -> float:
         """Every how many seconds a process compares its feeds with the log."""
-        return float(self._get("POLL_INTERVAL", 1))
+        return self._float("POLL_INTERVAL", 1)
 
     @property
     def page_size(self) -> int:
         """How many events are read from the log at a time."""
-        return int(self._get("PAGE_SIZE", 500))
+        return self._int("PAGE_SIZE", 500)
 
     @property
     def read_timeout(self) -> float:
         """For how many seconds an open stream keeps trying to read the log."""
-        return float(self._get("READ_TIMEOUT", 300))
+        return self._float("READ_TIMEOUT", 300)
 
     @property
     def database_threads(self) -> int:
         """How many threads, each with a database connection, serve all streams of a process."""
-        return int(self._get("DATABASE_THREADS", 4))
+        return self._int("DATABASE_THREADS", 4)
 
     # The feeds
 
     @property
     def buffer_size(self) -> int:
         """How many recent events a process keeps of each reliable channel it streams."""
-        return int(self._get("BUFFER_SIZE", 1000))
+        return self._int("BUFFER_SIZE", 1000)
 
     @property
     def burst_size(self) -> int:
         """How many events of a channel a process holds at most for streams that lag."""
-        return int(self._get("BURST_SIZE", 10_000))
+        return self._int("BURST_SIZE", 10_000)
 
     # Cross-origin requests
 
@@ -103,7 +106,10 @@ class Settings:
         value = self._get("ALLOW_ORIGIN", None) or self._get("ALLOW_ORIGINS", None)
         if not value:
             return None
-        return [value] if isinstance(value, str) else list(value)
+        origins = [value] if isinstance(value, str) else value
+        if not isinstance(origins, Iterable) or not all(isinstance(o, str) for o in origins):
+            raise ImproperlyConfigured(f"EVENTSTREAM_ALLOW_ORIGINS is {value!r}: no list of texts.")
+        return list(origins)
 
     @property
     def allow_credentials(self) -> bool:
@@ -117,6 +123,16 @@ class Settings:
         if isinstance(value, str):
             value = value.split(",")
         return [header.strip() for header in value]
+
+    def _int(self, name: str, default: Any) -> int:
+        return int(self._float(name, default))
+
+    def _float(self, name: str, default: Any) -> float:
+        value = self._get(name, default)
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            raise ImproperlyConfigured(f"EVENTSTREAM_{name} is {value!r}: no number.") from error
 
     @staticmethod
     def _get(name: str, default: Any) -> Any:

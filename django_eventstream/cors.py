@@ -29,17 +29,17 @@ def add_cors_headers(response: HttpResponseBase, request: HttpRequest) -> None:
     """Set on any response of an endpoint what the request's ``Origin`` is allowed."""
     patterns = allowed_patterns()
     credentials = settings.allow_credentials
-    if "*" in patterns:
-        # With credentials this would open every user's streams to every site: W003 of checks.py.
-        if not credentials:
-            response["Access-Control-Allow-Origin"] = "*"
-            _allow(response, request)
-        return
-    if not patterns:
+    if not patterns or ("*" in patterns and credentials):
+        # Everything with credentials would open every user's streams to every site: W003.
         return
     patch_vary_headers(response, ["Origin"])
     origin = request.headers.get("Origin", "")
-    if is_allowed(origin, patterns):
+    if "*" in patterns:
+        # Sandboxed and local pages, whose origin is "null", could be anybody's.
+        if origin != "null":
+            response["Access-Control-Allow-Origin"] = "*"
+            _allow(response, request)
+    elif is_allowed(origin, patterns):
         response["Access-Control-Allow-Origin"] = origin
         if credentials:
             response["Access-Control-Allow-Credentials"] = "true"
@@ -63,7 +63,8 @@ def is_allowed(origin: str, patterns: list[str]) -> bool:
         return False
     hosts = [pattern for pattern in patterns if "://" not in pattern]
     origins = [_split(pattern) for pattern in patterns if "://" in pattern]
-    return parts in origins or validate_host(parts[1], hosts)
+    # Django's own matching of hosts takes no dot at the end into account either.
+    return parts in origins or validate_host(parts[1].removesuffix("."), hosts)
 
 
 def is_origin(text: str) -> bool:

@@ -41,9 +41,12 @@ def events(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
     Django REST framework's. ``kwargs`` are those of the URL pattern.
     """
     response = _respond(request, kwargs)
+    try:
+        add_cors_headers(response, request)
+    except ImproperlyConfigured:
+        response = _misconfigured()
     response["Cache-Control"] = "no-cache, no-transform"
     response["X-Accel-Buffering"] = "no"  # nginx would collect the stream
-    add_cors_headers(response, request)
     return response
 
 
@@ -89,8 +92,7 @@ def _respond(request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
     except StreamError as error:
         return _error(error)
     except ImproperlyConfigured:
-        logger.exception("Event streams are not configured correctly")
-        return _error(InternalError("The server's event streams are not configured correctly."))
+        return _misconfigured()
     except DatabaseError:
         # The client is to come back, which a 500 would keep an EventSource from doing.
         logger.exception("Cannot open a stream, the client is to come back")
@@ -98,9 +100,15 @@ def _respond(request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
     return _error(
         InternalError(
             "This server cannot stream: it runs Django under WSGI. "
-            "Run it under an ASGI server: uvicorn, daphne, hypercorn or granian."
+            "Run it under an ASGI server: uvicorn, daphne, hypercorn or granian. "
+            "(In tests, use AsyncClient.)"
         )
     )
+
+
+def _misconfigured() -> HttpResponse:
+    logger.exception("Event streams are not configured correctly")  # which clients need not know
+    return _error(InternalError("The server's event streams are not configured correctly."))
 
 
 def _error(error: StreamError) -> HttpResponse:

@@ -90,9 +90,9 @@ def test_all_mistakes_are_told_at_once(settings):
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("no.such.Storage", "cannot be imported"),
-        ("tests.storages.NoSuchStorage", "cannot be imported"),
-        ("Storage", "cannot be imported"),
+        ("no.such.Storage", "cannot be loaded"),
+        ("tests.storages.NoSuchStorage", "cannot be loaded"),
+        ("Storage", "cannot be loaded"),
         ("tests.test_checks.HalfAManager", "is no storage"),
         ("tests.test_checks.Explodes", "RuntimeError: no such host"),
         (MemoryStorage, "cannot be loaded"),
@@ -131,7 +131,7 @@ def test_storage_that_forgets_whom_to_skip_is_a_warning(settings):
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("no.such.Manager", "cannot be imported"),
+        ("no.such.Manager", "cannot be loaded"),
         ("tests.test_checks.HalfAManager", "has no method is_channel_reliable"),
         ("tests.test_checks.Explodes", "RuntimeError: no such host"),
         (DefaultChannelManager, "cannot be loaded"),

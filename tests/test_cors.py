@@ -225,10 +225,22 @@ def test_everything_allowed_is_an_asterisk(settings, hosts, origin):
     settings.ALLOWED_HOSTS = hosts
     response = ask(origin)
     assert response["Access-Control-Allow-Origin"] == "*"
-    assert "Vary" not in response
+    assert response["Vary"] == "Origin"  # for "null" has another answer
     settings.ALLOWED_HOSTS = []
     settings.EVENTSTREAM_ALLOW_ORIGIN = "*"
     assert ask(origin)["Access-Control-Allow-Origin"] == "*"
+
+
+def test_null_is_not_allowed_where_everything_is(settings):
+    settings.ALLOWED_HOSTS = ["*"]
+    response = ask("null")
+    assert "Access-Control-Allow-Origin" not in response
+    assert response["Vary"] == "Origin"
+
+
+def test_dot_at_the_end_of_a_host_does_not_matter():
+    assert allowed("http://example.com.")
+    assert not allowed("http://example.com..")
 
 
 def test_credentials_are_allowed_to_origins_that_are(settings):

@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.urls import include, path, reverse
 from rest_framework.authentication import BaseAuthentication
+from rest_framework.decorators import api_view, renderer_classes
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.renderers import JSONRenderer
@@ -17,6 +18,7 @@ from rest_framework.views import APIView
 
 from django_eventstream import asend_event
 from django_eventstream.renderers import BrowsableAPIEventStreamRenderer, SSEEventRenderer
+from django_eventstream.views import events
 from django_eventstream.viewsets import EventsViewSet, configure_events_view_set
 from tests.core.sseparser import SSEParser
 
@@ -81,8 +83,17 @@ router.register("members", Members, basename="members")
 router.register("by-name", ByName, basename="by-name")
 router.register("with-json", WithJSON, basename="with-json")
 
+
+@api_view(["GET"])
+@renderer_classes([SSEEventRenderer])
+def own_view(request):
+    """A view of a project's own that calls the endpoint's."""
+    return events(request, channels=["news"])
+
+
 urlpatterns = [
     path("api/", include(router.urls)),
+    path("own/", own_view),
     path("ordinary/", Ordinary.as_view()),
 ]
 
@@ -257,7 +268,7 @@ async def test_page_escapes_channels_and_types(async_client):
 
 
 @pytest.mark.parametrize("accept", [None, "*/*", "text/*", "text/event-stream"])
-@pytest.mark.parametrize("url", ["/api/news/", "/api/with-json/?channels=a"])
+@pytest.mark.parametrize("url", ["/api/news/", "/api/with-json/?channels=a", "/own/"])
 async def test_others_get_the_stream(async_client, url, accept):
     headers = {"accept": accept} if accept else {}
     await read(await async_client.get(url, headers=headers))

@@ -80,12 +80,20 @@ def test_database_that_is_down_lets_the_client_come_back(broken, caplog):
     [
         ("EVENTSTREAM_STORAGE_CLASS", "nowhere.Storage"),
         ("EVENTSTREAM_STORAGE_CLASS", "tests.test_view.Broken"),
+        ("EVENTSTREAM_STORAGE_CLASS", "os.path"),
+        ("EVENTSTREAM_STORAGE_CLASS", 7),
         ("EVENTSTREAM_CHANNELMANAGER_CLASS", "nowhere.Manager"),
+        ("EVENTSTREAM_CHANNELMANAGER_CLASS", "json.dumps"),
+        ("EVENTSTREAM_CHANNEL_LIMIT", "many"),
+        ("EVENTSTREAM_PADDING", None),
+        ("EVENTSTREAM_ALLOW_ORIGINS", 7),
+        ("EVENTSTREAM_ALLOW_ORIGINS", [None]),
     ],
 )
 def test_broken_configuration_is_an_internal_error_and_logged(settings, caplog, setting, value):
     setattr(settings, setting, value)
-    error = error_of(events(RequestFactory().get("/?channel=a")))
+    response = events(RequestFactory().get("/?channel=a"))
+    error = error_of(response)
     assert error["condition"] == "internal-error"
     assert setting not in error["text"]  # which is the log's business
     assert setting in caplog.text
@@ -97,6 +105,19 @@ def test_one_text_for_a_list_of_channels_is_a_broken_configuration(caplog):
         error = error_of(events(request, **{keyword: "test"}))
         assert error["condition"] == "internal-error"
         assert f"{{'{keyword}': ['test']}}" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["room-{number}", "{0}", "{room.x}", "{"])
+def test_format_that_the_url_cannot_fill_is_a_broken_configuration(caplog, name):
+    keywords = {"format-channels": [name], "room": "7"}
+    error = error_of(events(RequestFactory().get("/"), **keywords))
+    assert error["condition"] == "internal-error"
+    assert "['format-channels', 'room'] of the URL pattern" in caplog.text
+
+
+def test_empty_channel_parameters_are_passed_over(settings):
+    request = EventRequest(RequestFactory().get("/?channel=&channel=a&channel="))
+    assert request.channels == ["a"]
 
 
 def test_keywords_that_select_nothing_let_the_client_select_nothing():

@@ -39,9 +39,9 @@ def get_storage() -> StorageBase | None:
         return None
     try:
         storage = import_string(path)()
-    except ImportError as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ImproperlyConfigured(
-            f"EVENTSTREAM_STORAGE_CLASS: {path!r} cannot be imported ({error}); give the dotted "
+            f"EVENTSTREAM_STORAGE_CLASS: {path!r} cannot be loaded ({error!r}); give the dotted "
             "path of a storage, such as 'django_eventstream.storage.DjangoModelStorage'."
         ) from error
     if not isinstance(storage, StorageBase):
