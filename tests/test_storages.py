@@ -1,5 +1,6 @@
 """Every storage keeps the contract; and what is DjangoModelStorage's own."""
 
+import unittest
 from datetime import timedelta
 
 import pytest
@@ -8,6 +9,7 @@ from django.core.management.base import CommandError
 from django.test import TestCase, TransactionTestCase, override_settings
 from django.utils import timezone
 
+import django_eventstream.storage
 from django_eventstream import send_event
 from django_eventstream.exceptions import EventDoesNotExist
 from django_eventstream.models import Event, EventCounter
@@ -42,6 +44,38 @@ class MemoryContract(StorageContractTests):
     def test_what_only_some_storages_do_is_nothing(self):
         assert self.storage.number_pending("a") == []
         assert self.storage.trim() == 0
+
+
+class Forgetful(MemoryStorage):
+    """Answers a position that it does not know with nothing, as if it were the present."""
+
+    def get_events(self, channel, last_id, limit=100):
+        try:
+            return super().get_events(channel, last_id, limit)
+        except EventDoesNotExist:
+            return []
+
+
+class Miscounting(MemoryStorage):
+    def get_current_id(self, channel):
+        return super().get_current_id(channel) + 1
+
+
+@pytest.mark.parametrize("storage", [Forgetful, Miscounting])
+def test_contract_tests_find_storages_that_break_it(storage):
+    class Contract(StorageContractTests):
+        def make_storage(self):
+            return storage()
+
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromTestCase(Contract).run(result)
+    assert result.failures
+    assert not result.errors
+
+
+def test_storage_package_has_no_other_names():
+    with pytest.raises(AttributeError, match="NoSuchStorage"):
+        _ = django_eventstream.storage.NoSuchStorage
 
 
 class TestTrimming(TransactionTestCase):
