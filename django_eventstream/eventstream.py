@@ -63,7 +63,7 @@ def send_event(
     storage = _storage_of(event.channel)
     if storage is None:
         if on_commit:
-            _after_commit(DEFAULT_DB_ALIAS if get_storage() is None else _using(), _publish, event)
+            _after_commit(_using(), _publish, event)
         else:
             _publish(event)
         return event
@@ -71,7 +71,7 @@ def send_event(
         if storage.is_transactional:
             event = _append(storage, event)
             if event.id is None:
-                _after_commit(storage.using, _number_pending, storage, event.channel)
+                _number_after_commit(storage, event.channel)
         elif in_transaction(storage.using):
             _after_commit(storage.using, _append_committed, storage, event)
         else:
@@ -177,8 +177,7 @@ def channel_permission_changed(user: Any, channel: str) -> None:
     transaction this is done after the commit, and not at all after a rollback.
     """
     channel = check_channel(channel)
-    using = DEFAULT_DB_ALIAS if get_storage() is None else _using()
-    _after_commit(using, _check_permission, current_user(user), channel)
+    _after_commit(_using(), _check_permission, current_user(user), channel)
 
 
 def _check_permission(user: Any, channel: str) -> None:
@@ -195,9 +194,9 @@ def _storage_of(channel: str) -> StorageBase | None:
 
 
 def _using() -> str:
+    """Return the alias of the database whose transactions count."""
     storage = get_storage()
-    assert storage is not None
-    return storage.using
+    return DEFAULT_DB_ALIAS if storage is None else storage.using
 
 
 def _append(storage: StorageBase, event: Event) -> Event:
@@ -220,40 +219,49 @@ def _publish(event: Event) -> None:
 def _after_commit(using: str, function: Callable[..., None], *args: Any) -> None:
     """Call a function after the commit of the transaction, if there is one, else now.
 
-    After a commit nothing is raised into the caller, whose work is done: it is logged.
-    With autocommit off Django does not know of commits; then a function is called at once,
-    but for numbering, which finds nothing before the commit and is left to the poll.
+    With autocommit off Django does not know of commits; then it is called at once as well.
     """
-    connection = connections[using]
-    if not in_transaction(using):
+    if in_transaction(using) and connections[using].in_atomic_block:
+        transaction.on_commit(partial(_call_after_commit, function, *args), using=using)
+    else:
         function(*args)
-    elif not connection.in_atomic_block:
-        if function is not _number_pending:
-            function(*args)
-    elif function is not _number_pending or not _is_waiting(connection, args):
-        hook = partial(_call_after_commit, function, args)
-        transaction.on_commit(hook, using=using)
 
 
-def _is_waiting(connection: Any, args: tuple[Any, ...]) -> bool:
-    """Return whether the transaction already has a hook that numbers the same channel.
-
-    One of an enclosing block lives at least as long as what is written now.
-    """
-    savepoints = set(connection.savepoint_ids)
-    return any(
-        hook[0] <= savepoints
-        and isinstance(hook[1], partial)
-        and hook[1].args == (_number_pending, args)
-        for hook in connection.run_on_commit
-    )
-
-
-def _call_after_commit(function: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _call_after_commit(function: Callable[..., None], *args: Any) -> None:
+    """Call a function; the caller's work is done, so nothing is raised into it."""
     try:
         function(*args)
     except Exception:
         logger.exception("After a commit, left to the poll where one can mend it")
+
+
+class _Numbering:
+    """What runs after a commit: it numbers and publishes what is pending on its channels."""
+
+    def __init__(self, storage: StorageBase) -> None:
+        self.storage = storage
+        self.channels: dict[str, None] = {}  # a set that keeps its order
+
+    def __call__(self) -> None:
+        for channel in self.channels:
+            _call_after_commit(_number_pending, self.storage, channel)
+
+
+def _number_after_commit(storage: StorageBase, channel: str) -> None:
+    """Have the channel numbered after the commit; with autocommit off the poll does it."""
+    connection: Any = connections[storage.using]
+    if not connection.in_atomic_block:
+        return
+    # One serves a whole transaction. That of an enclosing block lives at least as long as what
+    # is written now; it is among the first, so that this is no search.
+    savepoints = set(connection.savepoint_ids)
+    for of_block, hook, *_ in connection.run_on_commit:
+        if isinstance(hook, _Numbering) and hook.storage is storage and of_block <= savepoints:
+            break
+    else:
+        hook = _Numbering(storage)
+        transaction.on_commit(hook, using=storage.using)
+    hook.channels[channel] = None
 
 
 def _number_pending(storage: StorageBase, channel: str) -> None:

@@ -190,6 +190,25 @@ class InsideTransactions(TransactionTestCase):
             connection.run_on_commit.clear()
         assert hooks == 3 + 1
 
+    def test_one_hook_serves_all_channels_of_a_transaction(self):
+        with capture_events() as published, transaction.atomic():
+            for number in range(50):
+                send_event(f"channel-{number}", "m", number)
+                with transaction.atomic():
+                    send_event(f"channel-{number}", "m", number)
+            assert len(connection.run_on_commit) == 1
+        assert len(published) == 100
+        assert set(ids(published)) == {1, 2}
+
+    def test_channel_that_cannot_be_numbered_does_not_stop_the_others(self):
+        storage = "tests.storages.CannotNumber"
+        with override_settings(EVENTSTREAM_STORAGE_CLASS=storage):
+            with capture_events() as published, self.assertLogs("django_eventstream", "ERROR"):
+                with transaction.atomic():
+                    send_event("broken", "m", 1)
+                    send_event("whole", "m", 1)
+        assert [event.channel for event in published] == ["whole"]
+
     def test_events_keep_their_order_across_channels_of_a_transaction(self):
         with transaction.atomic():
             for number in range(700):  # more than are numbered at a time
@@ -247,9 +266,9 @@ class InsideTransactions(TransactionTestCase):
         with self.assertLogs("django_eventstream", "ERROR"):
             with override_settings(EVENTSTREAM_STORAGE_CLASS="tests.storages.CannotNumber"):
                 with transaction.atomic():
-                    send_event("a", "m", 1)
-        assert rows("a") == [None]
-        assert get_storage().get_current_id("a") == 1
+                    send_event("broken", "m", 1)
+        assert rows("broken") == [None]
+        assert get_storage().get_current_id("broken") == 1
 
     def test_autocommit_off_leaves_events_to_the_poll(self):
         connection.set_autocommit(False)
