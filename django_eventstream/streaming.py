@@ -157,8 +157,8 @@ class Stream:
         """Do what the protocol waits for, again while the log cannot be read."""
         assert self._loop is not None
         pause = FIRST_PAUSE
-        deadline = self._loop.time() + settings.read_timeout
         try:
+            deadline = self._loop.time() + settings.read_timeout
             while True:
                 try:
                     await self._advance()
