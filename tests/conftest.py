@@ -36,6 +36,22 @@ def shared_database(tmp_path_factory):
     return name
 
 
+@pytest.fixture
+def rest_framework_project(request, settings):
+    """Add Django REST framework, and the urlpatterns of the test's own module."""
+    settings.ROOT_URLCONF = request.module.__name__
+    settings.INSTALLED_APPS = [
+        *settings.INSTALLED_APPS,
+        "django.contrib.staticfiles",
+        "rest_framework",
+    ]
+    settings.STATIC_URL = "/static/"
+    settings.TEMPLATES = [
+        {"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}
+    ]
+    return settings
+
+
 def manage(database: str, *arguments: str, **environment: str) -> str:
     """Run a management command of the tests' project; return its output."""
     done = subprocess.run(

@@ -101,18 +101,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-def project(settings):
-    settings.ROOT_URLCONF = __name__
-    settings.INSTALLED_APPS = [
-        *settings.INSTALLED_APPS,
-        "django.contrib.staticfiles",
-        "rest_framework",
-    ]
-    settings.STATIC_URL = "/static/"
-    settings.TEMPLATES = [
-        {"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}
-    ]
-    return settings
+def project(rest_framework_project):
+    return rest_framework_project
 
 
 async def read(response, count=1):
