@@ -22,6 +22,9 @@ setup(
         "channels>=4.2",
         "django-grip>=3.5",
         "gripcontrol>=4.2",
+        "pubcontrol>=3.3",
+        "PyJWT>=2.4",
+        "requests>=2.28",
     ],
     extras_require={
         "daphne": ["daphne>=4.1"],

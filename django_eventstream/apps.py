@@ -2,6 +2,7 @@
 
 from django.apps import AppConfig
 from django.core.checks import register
+from django.utils.module_loading import import_string
 
 
 class DjangoEventstreamConfig(AppConfig):
@@ -11,7 +12,11 @@ class DjangoEventstreamConfig(AppConfig):
     verbose_name = "Event streams"
 
     def ready(self) -> None:
-        """Register the system checks."""
+        """Register the system checks, and load what brokers need."""
+        from .brokers import get_brokers
         from .checks import check_settings  # imports models, which now may be
 
         register(check_settings)
+        for broker in get_brokers():  # before the first request, which would wait for it
+            if broker.handoff:
+                import_string(broker.handoff)

@@ -33,6 +33,7 @@ NUMBERS: dict[str, tuple[float, bool]] = {
     "DATABASE_THREADS": (1, True),
     "BUFFER_SIZE": (0, True),
     "BURST_SIZE": (1, True),
+    "GRIP_INTERVAL": (5, False),
 }
 #: Settings whose ``None`` means something.
 OPTIONAL = frozenset({"MAX_EVENTS_PER_CHANNEL"})

@@ -98,6 +98,13 @@ class Settings:
         """How many events of a channel a process holds at most for streams that lag."""
         return self._int("BURST_SIZE", 10_000)
 
+    # GRIP
+
+    @property
+    def grip_interval(self) -> float:
+        """For at least how many seconds a proxy holds a silent stream without asking."""
+        return self._float("GRIP_INTERVAL", 300)
+
     # Cross-origin requests
 
     @property

@@ -18,7 +18,7 @@ from .event import Event, check_channel, check_data, check_event_type, check_ski
 from .eventrequest import EventRequest, current_user, user_id
 from .eventresponse import EventResponse
 from .exceptions import EventDoesNotExist, EventPermissionError
-from .hub import deliver, trim_log_now_and_then
+from .hub import publish, trim_log_now_and_then
 from .lasteventid import format_last_event_id
 from .messages import Published, Revoked
 from .storage import get_storage, stores_skipped
@@ -60,20 +60,21 @@ def send_event(
         else check_data(data),
         skip_user_ids=check_skip_user_ids(skip_user_ids),
     )
+    wait = not async_publish
     storage = _storage_of(event.channel)
     if storage is None:
         if on_commit:
-            _after_commit(_using(), _publish, event)
+            _after_commit(_using(), _publish, event, wait)
         else:
-            _publish(event)
+            _publish(event, wait)
         return event
     try:
         if storage.is_transactional:
             event = _append(storage, event)
             if event.id is None:
-                _number_after_commit(storage, event.channel)
+                _number_after_commit(storage, event.channel, wait)
         elif in_transaction(storage.using):
-            _after_commit(storage.using, _append_committed, storage, event)
+            _after_commit(storage.using, _append_committed, storage, event, wait)
         else:
             event = _append(storage, event)
     except SynchronousOnlyOperation as error:
@@ -82,7 +83,7 @@ def send_event(
             "await asend_event() instead."
         ) from error
     if event.id is not None:
-        _publish(event)
+        _publish(event, wait)
     trim_log_now_and_then()
     return event
 
@@ -182,7 +183,7 @@ def channel_permission_changed(user: Any, channel: str) -> None:
 
 def _check_permission(user: Any, channel: str) -> None:
     if not call(get_channelmanager().can_read_channel, user, channel):
-        deliver(Revoked(user_id(user), channel))
+        publish(Revoked(user_id(user), channel))
 
 
 def _storage_of(channel: str) -> StorageBase | None:
@@ -209,8 +210,8 @@ def _append(storage: StorageBase, event: Event) -> Event:
     return Event(event.channel, event.type, event.data, stored.id, event.skip_user_ids)
 
 
-def _publish(event: Event) -> None:
-    deliver(Published(event))
+def _publish(event: Event, wait: bool = False) -> None:
+    publish(Published(event), wait=wait)
 
 
 # After a commit
@@ -240,14 +241,15 @@ class _Numbering:
 
     def __init__(self, storage: StorageBase) -> None:
         self.storage = storage
-        self.channels: dict[str, None] = {}  # a set that keeps its order
+        #: In the order of sending, and whether senders wait for proxies.
+        self.channels: dict[str, bool] = {}
 
     def __call__(self) -> None:
-        for channel in self.channels:
-            _call_after_commit(_number_pending, self.storage, channel)
+        for channel, wait in self.channels.items():
+            _call_after_commit(_number_pending, self.storage, channel, wait)
 
 
-def _number_after_commit(storage: StorageBase, channel: str) -> None:
+def _number_after_commit(storage: StorageBase, channel: str, wait: bool) -> None:
     """Have the channel numbered after the commit; with autocommit off the poll does it."""
     connection: Any = connections[storage.using]
     if not connection.in_atomic_block:
@@ -261,13 +263,13 @@ def _number_after_commit(storage: StorageBase, channel: str) -> None:
     else:
         hook = _Numbering(storage)
         transaction.on_commit(hook, using=storage.using)
-    hook.channels[channel] = None
+    hook.channels[channel] = wait or hook.channels.get(channel, False)
 
 
-def _number_pending(storage: StorageBase, channel: str) -> None:
+def _number_pending(storage: StorageBase, channel: str, wait: bool) -> None:
     for event in storage.number_pending(channel):
-        _publish(event)
+        _publish(event, wait)
 
 
-def _append_committed(storage: StorageBase, event: Event) -> None:
-    _publish(_append(storage, event))
+def _append_committed(storage: StorageBase, event: Event, wait: bool) -> None:
+    _publish(_append(storage, event), wait)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable
 from functools import partial
 from typing import Any, Protocol
 
-from . import threads
+from . import brokers, threads
 from .conf import settings
 from .event import Event
 from .exceptions import EventDoesNotExist, EventPermissionError, StorageUnavailable
@@ -374,7 +374,7 @@ class Hub:
             try:
                 await self._read_current(read, self._feeds_to_poll())
                 for event in completed:
-                    deliver(Published(event))
+                    publish(Published(event))
                 trim_log_now_and_then()
             except Exception as error:  # whatever it is, the poll must go on
                 if not failures:
@@ -455,6 +455,15 @@ def deliver(message: Message) -> None:
         receivers: list[Receiver] = [*_hubs.values(), *onlookers]
     for receiver in receivers:
         receiver.receive_message(message)
+
+
+def publish(message: Message, *, wait: bool = False) -> None:
+    """Hand a message to every stream that it concerns, wherever it is, from any thread.
+
+    ``wait``: until brokers that talk to a proxy have been answered.
+    """
+    deliver(message)
+    brokers.publish(message, wait=wait)
 
 
 def was_revoked(user_id: str | None, channels: Collection[str], since: float) -> bool:

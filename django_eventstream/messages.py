@@ -14,6 +14,11 @@ class Published:
 
     event: Event
 
+    @property
+    def channel(self) -> str:
+        """The event's channel."""
+        return self.event.channel
+
 
 @dataclass(frozen=True)
 class Revoked:

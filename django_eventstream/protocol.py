@@ -93,6 +93,7 @@ class StreamProtocol:
     ``channels`` tells for each channel, in the order of the Last-Event-ID, whether it is
     reliable. ``last_event_id`` holds the client's positions, ``user_id`` the user's id as text
     (None: anonymous), ``padding`` the size in bytes of the comment that opens the stream.
+    ``resumed``: the client has read ``stream-open`` before, and is not to see it again.
     """
 
     __slots__ = (
@@ -102,6 +103,7 @@ class StreamProtocol:
         "cursors",
         "last_event_id",
         "padding",
+        "resumed",
         "state",
         "user_id",
     )
@@ -113,11 +115,13 @@ class StreamProtocol:
         last_event_id: Mapping[str, int] | None = None,
         user_id: str | None = None,
         padding: int = 2048,
+        resumed: bool = False,
     ) -> None:
         self.channels = channels
         self.last_event_id = last_event_id or {}
         self.user_id = user_id
         self.padding = padding
+        self.resumed = resumed
         self.state = State.OPENING
         #: Where the stream stands on each channel, from ``receive_start`` on.
         self.cursors: tuple[Cursor, ...] = ()
@@ -149,8 +153,9 @@ class StreamProtocol:
             if position is not None and position > current_ids.get(channel, position):
                 future.append(cursor)
         self.cursors = tuple(cursors)
-        self._out.append(encode_padding(self.padding))
-        self._out.append(encode_open(self._event_id()))
+        if not self.resumed:
+            self._out.append(encode_padding(self.padding))
+            self._out.append(encode_open(self._event_id()))
         self._reset(future, current_ids)
         self._go_on()
 

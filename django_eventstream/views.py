@@ -18,11 +18,13 @@ from django.http import (
     StreamingHttpResponse,
 )
 from django.http.response import HttpResponseBase
+from django.utils.module_loading import import_string
 from django.views.decorators.csrf import csrf_exempt
 
+from .brokers import get_brokers
 from .cors import add_cors_headers
 from .eventrequest import EventRequest
-from .exceptions import InternalError, ResumeNotAllowed, StreamError
+from .exceptions import InternalError, ResumeNotAllowed, StorageUnavailable, StreamError
 from .sse import encode_error, encode_retry
 from .streaming import Stream, SyncStream, retry_delay
 
@@ -79,6 +81,8 @@ def _respond(request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
     if request.method != "GET":
         return HttpResponseNotAllowed(["GET", "OPTIONS"])
     try:
+        if (response := _hand_over(request, kwargs)) is not None:
+            return response
         event_request = EventRequest(request, view_kwargs=kwargs)
         channels = event_request.reliable_channels()
         event_request.check_permission()
@@ -93,17 +97,27 @@ def _respond(request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
         return _error(error)
     except ImproperlyConfigured:
         return _misconfigured()
-    except DatabaseError:
+    except (DatabaseError, StorageUnavailable):
         # The client is to come back, which a 500 would keep an EventSource from doing.
         logger.exception("Cannot open a stream, the client is to come back")
         return BriefResponse(encode_retry(retry_delay()), content_type=CONTENT_TYPE)
     return _error(
         InternalError(
             "This server cannot stream: it runs Django under WSGI. "
-            "Run it under an ASGI server: uvicorn, daphne, hypercorn or granian. "
-            "(In tests, use AsyncClient.)"
+            "Run it under an ASGI server (uvicorn, daphne, hypercorn or granian), or have it "
+            "called through a GRIP proxy such as Pushpin. (In tests, use AsyncClient.)"
         )
     )
+
+
+def _hand_over(request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponse | None:
+    """Return the response of a proxy's driver, if the request came through one."""
+    for broker in get_brokers():
+        if broker.handoff:
+            response: HttpResponse | None = import_string(broker.handoff)(request, kwargs)
+            if response is not None:
+                return response
+    return None
 
 
 def _misconfigured() -> HttpResponse:

@@ -73,6 +73,11 @@ LOGGING = {
     "handlers": {"console": {"class": "logging.StreamHandler"}},
     "root": {"handlers": ["console"], "level": "WARNING"},
 }
+if GRIP_URL := os.environ.get("EVENTSTREAM_TEST_GRIP_URL", ""):
+    MIDDLEWARE.insert(0, "django_grip.GripMiddleware")
+    GRIP_PREFIX = os.environ.get("EVENTSTREAM_TEST_GRIP_PREFIX", "")
+    GRIP_VERIFY_KEY = os.environ.get("EVENTSTREAM_TEST_GRIP_VERIFY_KEY", "")
+    EVENTSTREAM_GRIP_INTERVAL = float(os.environ.get("EVENTSTREAM_TEST_GRIP_INTERVAL", "300"))
 EVENTSTREAM_CHANNELMANAGER_CLASS = "tests.project.channelmanager." + os.environ.get(
     "EVENTSTREAM_TEST_CHANNELMANAGER", "ChannelManager"
 )

@@ -26,11 +26,12 @@ LAYERS: dict[str, list[str]] = {
     "core": ["exceptions", "sse", "event", "lasteventid", "messages", "feed", "protocol"],
     "policy and adapters": [
         *("conf", "channelmanager", "cors", "models", "threads", "transactions"),
-        *("storage.base", "storage", "storage.database", "hub"),
+        *("storage.base", "storage", "storage.database"),
+        *("brokers.base", "brokers", "brokers.outbox", "brokers.grip", "hub"),
     ],
     "use cases": ["eventresponse", "eventrequest", "eventstream"],
     "drivers": [
-        *("streaming", "views", "consumers"),
+        *("streaming", "views", "grip", "consumers"),
         *("renderers.sserenderer", "renderers.browsableapieventstreamrenderer", "renderers"),
         "viewsets",
     ],
@@ -58,6 +59,11 @@ OPTIONAL: dict[str, set[str]] = {
         "viewsets",
     },
     "daphne": set(),
+    "django_grip": {"grip"},
+    "gripcontrol": {"grip", "brokers.grip"},
+    "pubcontrol": {"brokers.grip"},
+    "requests": {"brokers.grip"},
+    "jwt": {"brokers.grip"},
     "psycopg": set(),
 }
 

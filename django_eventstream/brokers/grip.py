@@ -1,0 +1,287 @@
+"""Publishing to GRIP proxies (Pushpin, Fastly Fanout), which hold streams for this project.
+
+The protocol is that of https://pushpin.org/docs/protocols/grip/. A proxy hands what is
+published on a channel to the streams that it holds there:
+
+- Each event goes to ``events-<channel>``. On a reliable channel it carries its id and the one
+  before; a proxy that misses one asks the endpoint for what it lacks, so that a lost publish
+  costs a read of the log. Where the proxy writes the ``id`` line (``build-id``), ``%`` is a
+  sign, and doubled in all else.
+- A kick goes to ``user-<id>``, for the streams that read the channel (``require-sub``).
+
+Names are percent-encoded, which takes out what has a meaning in headers.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import jwt
+import requests
+from django.conf import settings as django_settings
+from gripcontrol import GripPubControl, HttpStreamFormat, parse_grip_uri
+from pubcontrol import Item
+
+from ..exceptions import EventPermissionError
+from ..feed import Entry
+from ..messages import Message, Published, Revoked
+from ..sse import encode_error, encode_id, encode_reset
+from .base import BrokerBase
+from .outbox import Outbox, Refused, Unreachable
+
+#: Seconds for connecting to a proxy, and for its answer.
+TIMEOUT = (3.0, 10.0)
+#: After how many idle seconds a connection is not used again: the proxy may be closing it.
+REUSE_TIME = 2.0
+#: For how many seconds a token for the control interface is valid.
+TOKEN_TIME = 600
+
+#: The user name of anonymous streams.
+ANONYMOUS = "anonymous"
+
+
+# Names
+
+
+def get_prefix() -> str:
+    """Return what the project puts before the names of all its GRIP channels."""
+    return str(getattr(django_settings, "GRIP_PREFIX", "") or "")
+
+
+def name_events(channel: str) -> str:
+    """Return the GRIP channel of an event channel."""
+    return f"{get_prefix()}events-{quote(channel)}"
+
+
+def name_user(user_id: str | None) -> str:
+    """Return a user as proxies know it: without the signs that lists and headers use."""
+    if user_id is None:
+        return ANONYMOUS
+    name = quote(user_id, safe="")
+    return "%61nonymous" if name == ANONYMOUS else name
+
+
+def name_kicks(user_id: str | None) -> str:
+    """Return the GRIP channel on which a user's streams are ended."""
+    return f"{get_prefix()}user-{name_user(user_id)}"
+
+
+def escape(data: bytes) -> bytes:
+    """Double ``%``, which is a sign to the filter that builds ids."""
+    return data.replace(b"%", b"%%")
+
+
+# Items
+
+
+class Publication(NamedTuple):
+    """An item, and the GRIP channel that it is published on."""
+
+    channel: str
+    item: Item
+
+
+def export_event(message: Published) -> Publication:
+    """Return what publishes an event."""
+    event = message.event
+    head, id_line, tail = Entry(event).parts(encode_id("%I"))
+    meta = {}
+    if event.skip_user_ids:
+        meta["skip_users"] = ",".join(sorted(map(name_user, event.skip_user_ids)))
+    channel = name_events(event.channel)
+    if event.id is None:
+        return _publication(channel, head + tail, meta=meta)
+    return _publication(
+        channel,
+        escape(head) + id_line + escape(tail),
+        item_id=str(event.id),
+        previous_id=str(event.id - 1),
+        filters=["build-id"],
+        meta=meta,
+    )
+
+
+def export_kick(message: Revoked) -> list[Publication]:
+    """Return what ends a user's streams on a channel with one error."""
+    channel = name_kicks(message.user_id)
+    meta = {"require_sub": name_events(message.channel)}
+    error = encode_error(EventPermissionError.for_channels([message.channel]).members)
+    # A proxy drops an id that it has just seen: kicks in a row need their own.
+    kick = uuid.uuid4().hex
+    first, last = f"kick-{kick}-1", f"kick-{kick}-2"
+    return [
+        _publication(channel, error, item_id=first, meta=meta),
+        Publication(channel, Item(HttpStreamFormat(close=True), last, first, meta)),
+    ]
+
+
+def export_loss(channel: str, reliable: bool) -> Publication:
+    """Return what tells the streams of a channel that they may have missed events."""
+    name = name_events(channel)
+    if not reliable:
+        return _publication(name, encode_reset([channel], None))
+    # It follows an item that no stream has got, so that all ask for what they lack.
+    loss = uuid.uuid4().hex
+    return _publication(
+        name, b":\n\n", item_id=f"{loss}-2", previous_id=f"{loss}-1", filters=["build-id"]
+    )
+
+
+def _publication(
+    channel: str,
+    content: bytes,
+    *,
+    item_id: str | None = None,
+    previous_id: str | None = None,
+    filters: list[str] | None = None,
+    meta: Mapping[str, str] | None = None,
+) -> Publication:
+    stream = HttpStreamFormat(content.decode(), content_filters=filters)
+    return Publication(channel, Item(stream, item_id, previous_id, meta or {}))
+
+
+# Proxies
+
+
+class Proxy:
+    """The control interface of a proxy: it carries messages as GRIP has them."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.name = f"The GRIP proxy at {uri}"
+
+    def carry(self, messages: Sequence[Published | Revoked]) -> None:
+        """Publish messages. Raises Unreachable and Refused."""
+        publications: list[Publication] = []
+        for message in messages:
+            if isinstance(message, Published):
+                publications.append(export_event(message))
+            else:
+                publications += export_kick(message)
+        self.publish(publications)
+
+    def tell_losses(self, lost: Mapping[str, bool]) -> None:
+        """Publish word of lost events. Raises Unreachable and Refused."""
+        self.publish([export_loss(channel, reliable) for channel, reliable in lost.items()])
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        """Publish in this order. Raises Unreachable and Refused."""
+        raise NotImplementedError
+
+
+class HttpProxy(Proxy):
+    """A control interface on HTTP.
+
+    ``config`` is an entry of ``GRIP_PROXIES``. With a ``key`` and a ``control_iss`` requests
+    carry a signed token (JWT), with a ``key`` alone the key itself, each as bearer token.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config["control_uri"])
+        self._issuer = config.get("control_iss")
+        self._key = config.get("key")
+        self._session = requests.Session()
+        self._used_at = 0.0
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        """Publish in this order. Raises Unreachable and Refused."""
+        items = [{**item.export(), "channel": channel} for channel, item in publications]
+        self.post("/publish/", json.dumps({"items": items}), "application/json")
+
+    def post(
+        self, path: str, body: str, content_type: str = "application/x-www-form-urlencoded"
+    ) -> None:
+        """Make a request to the control interface. Raises Unreachable and Refused."""
+        scheme, netloc, base, query, _ = urlsplit(self.uri)
+        url = urlunsplit((scheme, netloc, base.rstrip("/") + path, query, ""))
+        headers = {"Content-Type": content_type}
+        if time.monotonic() - self._used_at > REUSE_TIME:
+            self._session.close()  # its connections; a new one is made
+        try:
+            response = self._session.post(
+                url, body.encode(), headers=headers, auth=self._authorize, timeout=TIMEOUT
+            )
+        except requests.RequestException as error:
+            sent = not isinstance(error, requests.ConnectTimeout) and not _is_refusal(error)
+            raise Unreachable(str(error), sent=sent) from error
+        self._used_at = time.monotonic()
+        if not response.ok:
+            text = f"status {response.status_code}: {response.text[:200].strip()}"
+            if response.status_code in (400, 413, 422):
+                raise Refused(text)
+            raise Unreachable(text, sent=False)
+
+    def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        # By this hook, for a .netrc file takes the place of a header.
+        if self._key:
+            if self._issuer:
+                claims = {"iss": self._issuer, "exp": int(time.time()) + TOKEN_TIME}
+                token = jwt.encode(claims, self._key, algorithm="HS256")
+            else:
+                token = self._key.decode() if isinstance(self._key, bytes) else self._key
+            request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+
+class ZmqProxy(Proxy):
+    """A control interface on ZeroMQ, by pubcontrol; messages to it are not answered."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config["control_zmq_uri"])
+        self._control = GripPubControl(dict(config))
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        """Publish in this order."""
+        for channel, item in publications:
+            self._control.publish(channel, item, blocking=True)
+
+
+def get_configs() -> list[Mapping[str, Any]]:
+    """Return the project's proxies as django-grip's settings name them.
+
+    Entries have ``control_uri`` or ``control_zmq_uri`` and, as the case may be,
+    ``control_iss``, ``key``, ``verify_iss`` and ``verify_key``.
+    """
+    configs = [dict(config) for config in getattr(django_settings, "GRIP_PROXIES", None) or ()]
+    if url := getattr(django_settings, "GRIP_URL", None):
+        configs.append(parse_grip_uri(url))
+    if verify_key := getattr(django_settings, "GRIP_VERIFY_KEY", None):
+        for config in configs:
+            config.setdefault("verify_key", verify_key)
+    return list(configs)
+
+
+def _is_refusal(error: requests.RequestException) -> bool:
+    """Return whether an error means that no connection was made."""
+    reason = error.args[0] if error.args else None
+    return "NewConnectionError" in repr(reason) or "NameResolutionError" in repr(reason)
+
+
+# The broker
+
+
+class GripBroker(BrokerBase):
+    """Publishes to each of the project's proxies, from a thread of its own for each."""
+
+    handoff = "django_eventstream.grip.hand_over"
+
+    def __init__(self) -> None:
+        self._outboxes = [Outbox(proxy) for proxy in map(_connect, get_configs()) if proxy]
+
+    def publish(self, message: Message, *, wait: bool = False) -> None:
+        """Publish a message, or wait until every proxy took it or turned out unreachable."""
+        taken = [outbox.put(message) for outbox in self._outboxes]
+        if wait:
+            for future in taken:
+                future.result(sum(TIMEOUT))
+
+
+def _connect(config: Mapping[str, Any]) -> Proxy | None:
+    if config.get("control_uri"):
+        return HttpProxy(config)
+    return ZmqProxy(config) if config.get("control_zmq_uri") else None

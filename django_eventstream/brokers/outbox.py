@@ -1,0 +1,234 @@
+"""Messages on their way to a proxy, which must not hold up their senders."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple, Protocol
+
+from ..messages import Gap, Message, Published, Revoked
+
+logger = logging.getLogger("django_eventstream")
+
+#: How many messages, and characters of data, may wait; beyond that the oldest are lost.
+CAPACITY = 10_000
+MAX_SIZE = 1 << 24
+#: How many messages, and about how many characters of data, are carried at a time. Pushpin
+#: takes a million bytes.
+BATCH = 100
+BATCH_SIZE = 200_000
+#: The first and the longest pause, in seconds, between tries to reach a proxy.
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 5.0
+#: After how many idle seconds the thread ends.
+IDLE_TIME = 10.0
+#: For how many seconds a process that ends waits for what is to be carried.
+EXIT_PATIENCE = 3.0
+
+
+class Unreachable(Exception):
+    """A proxy cannot take anything now; ``sent``: it may have taken this, all the same."""
+
+    def __init__(self, reason: str, *, sent: bool = False) -> None:
+        super().__init__(reason)
+        self.sent = sent
+
+
+class Refused(Exception):
+    """A proxy will never take this."""
+
+
+class Carrier(Protocol):
+    """What talks to a proxy. Its methods raise Unreachable and Refused."""
+
+    #: What the log calls the proxy.
+    name: str
+
+    def carry(self, messages: Sequence[Published | Revoked]) -> None:
+        """Give messages to the proxy, in their order."""
+
+    def tell_losses(self, lost: Mapping[str, bool]) -> None:
+        """Tell the streams of channels that they missed events; True: a reliable channel."""
+
+
+class Letter(NamedTuple):
+    """A message that waits, and the future of its sender."""
+
+    message: Published | Revoked
+    taken: Future[None]
+
+    @property
+    def size(self) -> int:
+        """How many characters of data it has."""
+        return len(self.message.event.data) if isinstance(self.message, Published) else 0
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether publishing it twice does no harm."""
+        return isinstance(self.message, Revoked) or self.message.event.id is not None
+
+    def finish(self) -> None:
+        """Let the sender go on."""
+        if not self.taken.done():
+            self.taken.set_result(None)
+
+
+class Outbox:
+    """The messages that wait for a proxy, and the thread that has them carried there in order.
+
+    While the proxy cannot be reached they stay, as many as there is room for, and it is tried
+    again after a pause that grows. What is lost all the same is told to the streams later: a
+    reliable channel's read the log, an unreliable channel's get a ``stream-reset``.
+    """
+
+    def __init__(self, carrier: Carrier) -> None:
+        self._carrier = carrier
+        self._changed = threading.Condition()
+        # Guarded by it: what waits, and what is being published.
+        self._waiting: deque[Letter] = deque()
+        self._size = 0
+        self._batch: list[Letter] = []
+        # The channels that lost events, and whether they are reliable.
+        self._lost: dict[str, bool] = {}
+        # How many letters go one by one, for one among them was refused.
+        self._singly = 0
+        self._failing = False
+        self._thread: threading.Thread | None = None
+        atexit.register(self.flush, EXIT_PATIENCE)
+
+    def put(self, message: Message) -> Future[None]:
+        """Have a message published.
+
+        The future is done when the proxy took it, or turned out unreachable.
+        """
+        taken: Future[None] = Future()
+        if isinstance(message, Gap):  # which hubs look after
+            taken.set_result(None)
+            return taken
+        letter = Letter(message, taken)
+        with self._changed:
+            self._waiting.append(letter)
+            self._size += letter.size
+            while len(self._waiting) > CAPACITY or (
+                self._size > MAX_SIZE and len(self._waiting) > 1
+            ):
+                self._lose(self._take_first())
+            if self._failing:
+                letter.finish()
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._work, name="eventstream-outbox", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify_all()
+        return taken
+
+    def flush(self, timeout: float) -> None:
+        """Wait until all is published, for ``timeout`` seconds at most."""
+        with self._changed:
+            # In a forked child the parent's thread is none.
+            if self._thread is not None and self._thread.is_alive():
+                self._changed.wait_for(lambda: not self._is_busy(), timeout)
+
+    def _work(self) -> None:
+        """Publish what comes, until nothing has for a while."""
+        pause = FIRST_PAUSE
+        while True:
+            with self._changed:
+                if not self._changed.wait_for(self._is_busy, IDLE_TIME):
+                    self._thread = None
+                    return
+                lost = dict(self._lost)
+                if not (self._batch or lost):
+                    self._fill_batch()
+                batch = list(self._batch)
+            try:
+                if lost:
+                    self._carrier.tell_losses(lost)
+                else:
+                    self._carrier.carry([letter.message for letter in batch])
+            except Unreachable as error:
+                self._note_failure(error)
+                time.sleep(pause * random.uniform(0.5, 1))
+                pause = min(pause * 2, LONGEST_PAUSE)
+            except Exception as error:
+                self._note_refusal(error, lost)
+            else:
+                self._note_success(lost)
+                pause = FIRST_PAUSE
+
+    # Inside, the lock held
+
+    def _is_busy(self) -> bool:
+        return bool(self._waiting or self._batch or self._lost)
+
+    def _take_first(self) -> Letter:
+        letter = self._waiting.popleft()
+        self._size -= letter.size
+        return letter
+
+    def _fill_batch(self) -> None:
+        limit = 1 if self._singly else BATCH
+        self._singly = max(0, self._singly - 1)
+        size = 0
+        while self._waiting and len(self._batch) < limit and size < BATCH_SIZE:
+            letter = self._take_first()
+            self._batch.append(letter)
+            size += letter.size
+
+    def _lose(self, letter: Letter) -> None:
+        if isinstance(letter.message, Published):
+            self._lost[letter.message.channel] = letter.is_reliable
+        letter.finish()
+
+    # Inside, what became of a try
+
+    def _note_success(self, lost: Mapping[str, bool]) -> None:
+        with self._changed:
+            if self._failing:
+                logger.warning("%s can be reached again.", self._carrier.name)
+            self._failing = False
+            if lost:
+                for channel in lost:
+                    self._lost.pop(channel, None)
+            else:
+                for letter in self._batch:
+                    letter.finish()
+                self._batch = []
+            self._changed.notify_all()
+
+    def _note_failure(self, error: Unreachable) -> None:
+        with self._changed:
+            if not self._failing:
+                logger.warning("%s cannot be reached, trying again: %s", self._carrier.name, error)
+            self._failing = True
+            # What it may have taken is not published twice where it could be seen.
+            for letter in [letter for letter in self._batch if error.sent]:
+                if not letter.is_reliable:
+                    self._batch.remove(letter)
+                    self._lose(letter)
+            for letter in [*self._batch, *self._waiting]:
+                letter.finish()
+
+    def _note_refusal(self, error: Exception, lost: Mapping[str, bool]) -> None:
+        with self._changed:
+            if not lost and len(self._batch) > 1:
+                self._singly = len(self._batch)
+                self._waiting.extendleft(reversed(self._batch))
+                self._size += sum(letter.size for letter in self._batch)
+            else:
+                channels = list(lost) or [letter.message.channel for letter in self._batch]
+                logger.error("%s refused %s: %s", self._carrier.name, channels, error)
+                for channel in lost:
+                    del self._lost[channel]
+                for letter in [] if lost else self._batch:
+                    self._lose(letter)
+            if not lost:
+                self._batch = []
+            self._changed.notify_all()
