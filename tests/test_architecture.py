@@ -39,6 +39,7 @@ LAYERS: dict[str, list[str]] = {
         *("urls", "routing", "checks", "apps", "testing"),
         *("management", "management.commands"),
         *("management.commands.eventstream_trim", "management.commands.eventstream_raise_counters"),
+        "management.commands.runserver_ngrok",
         "",  # the package itself, which imports nothing until a name is used
     ],
 }
@@ -62,7 +63,7 @@ OPTIONAL: dict[str, set[str]] = {
     "django_grip": {"grip"},
     "gripcontrol": {"grip", "brokers.grip"},
     "pubcontrol": {"brokers.grip"},
-    "requests": {"brokers.grip"},
+    "requests": {"brokers.grip", "management.commands.runserver_ngrok"},
     "jwt": {"brokers.grip"},
     "psycopg": set(),
 }
