@@ -2,6 +2,7 @@
 
 from django.apps import AppConfig
 from django.core.checks import register
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 
@@ -17,6 +18,10 @@ class DjangoEventstreamConfig(AppConfig):
         from .checks import check_settings  # imports models, which now may be
 
         register(check_settings)
-        for broker in get_brokers():  # before the first request, which would wait for it
+        try:
+            brokers = get_brokers()
+        except ImproperlyConfigured:
+            return  # the checks tell
+        for broker in brokers:  # before the first request, which would wait for it
             if broker.handoff:
                 import_string(broker.handoff)

@@ -12,6 +12,7 @@ from django.core import checks
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 
+from .brokers import get_brokers
 from .channelmanager import get_channelmanager
 from .conf import Settings, settings
 from .cors import allowed_patterns, is_origin
@@ -52,6 +53,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         *_check_numbers(),
         *_check_origins(),
         *_check_headers(),
+        *_check_brokers(),
     ]
 
 
@@ -157,6 +159,14 @@ def _check_headers() -> Iterator[CheckMessage]:
             hint="Set it to a list of names of HTTP headers.",
             id="django_eventstream.E005",
         )
+
+
+def _check_brokers() -> Iterator[CheckMessage]:
+    try:
+        for broker in get_brokers():
+            yield from broker.check()
+    except ImproperlyConfigured as error:
+        yield Error(str(error), id="django_eventstream.E007")
 
 
 def _is_host(text: str) -> bool:

@@ -104,8 +104,8 @@ def _respond(request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
     return _error(
         InternalError(
             "This server cannot stream: it runs Django under WSGI. "
-            "Run it under an ASGI server (uvicorn, daphne, hypercorn or granian), or have it "
-            "called through a GRIP proxy such as Pushpin. (In tests, use AsyncClient.)"
+            "Run it under an ASGI server: uvicorn, daphne, hypercorn or granian, or let clients "
+            "come through a GRIP proxy such as Pushpin. (In tests, use AsyncClient.)"
         )
     )
 

@@ -83,6 +83,10 @@ class Process:
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
 
+    def forget(self) -> None:
+        """Drop the output of a process that has ended."""
+        self._log.close()
+
     def __enter__(self) -> Process:
         return self
 
@@ -91,7 +95,7 @@ class Process:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.popen.wait(10)
         self.kill()
-        self._log.close()
+        self.forget()
 
 
 #: How each server is started: with the path of an ASGI application and a port.
@@ -211,10 +215,15 @@ class EventSource:
 
 @contextlib.contextmanager
 def serve(
-    server: str, application: str = "application", *, database: str, **settings: str
+    server: str,
+    application: str = "application",
+    *,
+    database: str,
+    port: int | None = None,
+    **settings: str,
 ) -> Iterator[Site]:
     """Serve the tests' project."""
-    port = free_port()
+    port = port or free_port()
     environment = {
         "DJANGO_SETTINGS_MODULE": "tests.settings",
         "EVENTSTREAM_TEST_DATABASE_NAME": database,
@@ -223,7 +232,10 @@ def serve(
     if server == "runserver":
         command = ["tests.project.manage", "runserver", f"127.0.0.1:{port}", "--noreload"]
     elif server == "gunicorn":
-        command = ["gunicorn", "-b", f"127.0.0.1:{port}", "tests.project.wsgi:application"]
+        command = [
+            *("gunicorn", "-b", f"127.0.0.1:{port}", "--workers", "2", "--log-level", "warning"),
+            *("--no-control-socket", "tests.project.wsgi:application"),
+        ]
     else:
         command = ASGI_SERVERS[server](f"tests.project.asgi:{application}", port)
     with Process([sys.executable, "-m", *command], env=environment) as process:

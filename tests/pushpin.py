@@ -99,10 +99,11 @@ class Pushpin:
         """Start it, and wait until it takes clients and publishers."""
         zurl = [find_program("zurl"), f"--config={self.folder / 'zurl.conf'}"]
         pushpin = [find_program("pushpin"), f"--config={self.folder / 'pushpin.conf'}", "-m"]
-        self._processes = [Process(zurl), Process(pushpin)]
         # Its parts connect some time after it takes requests: what comes earlier can be lost.
         with _probe() as port:
-            self._write_routes(port)
+            routes = f"*,path_beg={PROBE} 127.0.0.1:{port}\n* 127.0.0.1:{self._target}\n"
+            (self.folder / "routes").write_text(routes)
+            self._processes = [Process(zurl), Process(pushpin)]
             wait_until(self._holds, alive=self._processes[1])
         wait_until(lambda: _answers(self.control_port), alive=self._processes[1])
 
@@ -117,14 +118,11 @@ class Pushpin:
         finally:
             connection.close()
 
-    def _write_routes(self, probe: int) -> None:
-        routes = f"*,path_beg={PROBE} 127.0.0.1:{probe}\n* 127.0.0.1:{self._target}\n"
-        (self.folder / "routes").write_text(routes)
-
     def kill(self) -> None:
         """End it, without a word to anybody."""
         for process in self._processes:
             process.kill()
+            process.forget()
         self._processes = []
 
     def output(self) -> str:

@@ -351,6 +351,7 @@ OVERRIDES = {
     "database_threads": (1, 1),
     "buffer_size": (0, 0),
     "burst_size": (1, 1),
+    "grip_interval": (5, 5.0),
     "allow_origins": ("a.org", ["a.org"]),
     "allow_credentials": (True, True),
     "allow_headers": ("X-A, X-B", ["X-A", "X-B"]),

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
@@ -28,7 +29,10 @@ IMPLIED = {
 
 @cache
 def get_brokers() -> tuple[BrokerBase, ...]:
-    """Return the project's brokers."""
+    """Return the project's brokers.
+
+    Raises ImproperlyConfigured when their settings cannot be used.
+    """
     return tuple(
         import_string(path)()
         for path, settings in IMPLIED.items()
@@ -38,7 +42,12 @@ def get_brokers() -> tuple[BrokerBase, ...]:
 
 def publish(message: Message, *, wait: bool = False) -> None:
     """Have every broker carry a message; nothing is raised, for brokers are hints."""
-    for broker in get_brokers():
+    try:
+        brokers = get_brokers()
+    except ImproperlyConfigured:
+        logger.exception("The brokers are not configured correctly, nothing leaves this process")
+        return
+    for broker in brokers:
         try:
             broker.publish(message, wait=wait)
         except Exception:

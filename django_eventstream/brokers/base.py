@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from django.core.checks import CheckMessage
+
 from ..messages import Message
 
 
@@ -16,6 +20,10 @@ class BrokerBase:
     #: to. Called with a request and the view's keyword arguments, it returns a response, or
     #: None where the stream is to be opened here.
     handoff: str | None = None
+
+    def check(self) -> Iterable[CheckMessage]:
+        """Return what the system checks should say of the broker's settings."""
+        return ()
 
     def publish(self, message: Message, *, wait: bool = False) -> None:
         """Carry a message to every stream that it concerns; called from any thread.

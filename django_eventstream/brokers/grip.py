@@ -15,18 +15,22 @@ Names are percent-encoded, which takes out what has a meaning in headers.
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import jwt
 import requests
 from django.conf import settings as django_settings
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
 from gripcontrol import GripPubControl, HttpStreamFormat, parse_grip_uri
 from pubcontrol import Item
 
+from ..conf import settings
 from ..exceptions import EventPermissionError
 from ..feed import Entry
 from ..messages import Message, Published, Revoked
@@ -40,6 +44,13 @@ TIMEOUT = (3.0, 10.0)
 REUSE_TIME = 2.0
 #: For how many seconds a token for the control interface is valid.
 TOKEN_TIME = 600
+
+#: How many channels Pushpin lets a stream have, the one for kicks among them.
+MAX_SUBSCRIPTIONS = 20
+
+#: What the addresses of control interfaces begin with, on HTTP and on ZeroMQ.
+SCHEMES = ("http", "https", "tcp", "ipc")
+_PREFIX = re.compile(r"[\w.:/-]*", re.ASCII)
 
 #: The user name of anonymous streams.
 ANONYMOUS = "anonymous"
@@ -233,7 +244,12 @@ class ZmqProxy(Proxy):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config["control_zmq_uri"])
-        self._control = GripPubControl(dict(config))
+        try:
+            self._control = GripPubControl(dict(config))
+        except ValueError as error:
+            raise ImproperlyConfigured(
+                f"GRIP_PROXIES: {self.uri} needs pyzmq and tnetstring3 to be installed ({error})."
+            ) from error
 
     def publish(self, publications: Sequence[Publication]) -> None:
         """Publish in this order."""
@@ -247,9 +263,21 @@ def get_configs() -> list[Mapping[str, Any]]:
     Entries have ``control_uri`` or ``control_zmq_uri`` and, as the case may be,
     ``control_iss``, ``key``, ``verify_iss`` and ``verify_key``.
     """
-    configs = [dict(config) for config in getattr(django_settings, "GRIP_PROXIES", None) or ()]
-    if url := getattr(django_settings, "GRIP_URL", None):
-        configs.append(parse_grip_uri(url))
+    configs: list[dict[str, Any]]
+    try:
+        configs = [dict(config) for config in getattr(django_settings, "GRIP_PROXIES", None) or ()]
+        if url := getattr(django_settings, "GRIP_URL", None):
+            configs.append(parse_grip_uri(url))
+        for config in configs:
+            uri = urlsplit(config.get("control_uri") or config["control_zmq_uri"])
+            if uri.scheme not in SCHEMES or not (uri.netloc or uri.path):
+                raise ValueError("this is no URL")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # Not the value, which may hold a key.
+        raise ImproperlyConfigured(
+            f"GRIP_URL or GRIP_PROXIES: cannot be read ({error!r}); set GRIP_URL to the address "
+            "of the proxy's control interface, such as 'http://localhost:5561'."
+        ) from error
     if verify_key := getattr(django_settings, "GRIP_VERIFY_KEY", None):
         for config in configs:
             config.setdefault("verify_key", verify_key)
@@ -272,6 +300,22 @@ class GripBroker(BrokerBase):
 
     def __init__(self) -> None:
         self._outboxes = [Outbox(proxy) for proxy in map(_connect, get_configs()) if proxy]
+
+    def check(self) -> Iterable[checks.CheckMessage]:
+        """Check GRIP_PREFIX, and that Pushpin holds streams with so many channels."""
+        if not _PREFIX.fullmatch(get_prefix()):
+            yield checks.Error(
+                f"GRIP_PREFIX is {get_prefix()!r}, which cannot be a part of a header.",
+                hint="Use letters, digits and the signs - _ . : / only.",
+                id="django_eventstream.E008",
+            )
+        if settings.channel_limit >= MAX_SUBSCRIPTIONS:
+            yield checks.Warning(
+                f"EVENTSTREAM_CHANNEL_LIMIT is {settings.channel_limit}: Pushpin ends streams "
+                f"with {MAX_SUBSCRIPTIONS} channels or more, unless it is told otherwise.",
+                hint="Raise connection_subscription_max in pushpin.conf, and silence this check.",
+                id="django_eventstream.W004",
+            )
 
     def publish(self, message: Message, *, wait: bool = False) -> None:
         """Publish a message, or wait until every proxy took it or turned out unreachable."""

@@ -1,12 +1,14 @@
 """Deployments: each test here runs against every server, native and through Channels."""
 
+import contextlib
 import itertools
 import os
 
 import pytest
 
 from tests import settings
-from tests.processes import serve
+from tests.processes import free_port, serve
+from tests.pushpin import pushpin
 
 DEPLOYMENTS = {
     "uvicorn": ("uvicorn", "application", {}),
@@ -30,18 +32,37 @@ DEPLOYMENTS = {
         {"EVENTSTREAM_TEST_CHANNELMANAGER": "AsyncChannelManager"},
     ),
 }
+# Behind Pushpin, all that a client says and hears goes through it.
+BEHIND_PUSHPIN = {
+    "pushpin-gunicorn": ("gunicorn", "application", {}),
+    "pushpin-uvicorn": ("uvicorn", "application", {}),
+    "pushpin-uvicorn-channels": ("uvicorn", "through_channels", {}),
+    "pushpin-daphne": ("daphne", "application", {}),
+}
 # Servers do not care for the database: on the other databases one of them is enough.
-NAMES = list(DEPLOYMENTS) if settings.BACKEND == "sqlite" else ["uvicorn"]
+NAMES = [*DEPLOYMENTS, *BEHIND_PUSHPIN]
+if settings.BACKEND != "sqlite":
+    NAMES = ["uvicorn", "pushpin-gunicorn"]
 NAMES = os.environ.get("EVENTSTREAM_TEST_DEPLOYMENTS", "").split() or NAMES
 
 
 @pytest.fixture(scope="session", params=NAMES)
 def site(request, shared_database):
     """A deployment."""
-    server, application, environment = DEPLOYMENTS[request.param]
+    name = request.param
+    server, application, environment = {**DEPLOYMENTS, **BEHIND_PUSHPIN}[name]
     environment = {"EVENTSTREAM_TEST_KEEP_ALIVE": "2", **environment}
-    with serve(server, application, database=shared_database, **environment) as site:
-        site.name = request.param
+    with contextlib.ExitStack() as stack:
+        proxy, port = None, free_port()
+        if name in BEHIND_PUSHPIN:
+            proxy = stack.enter_context(pushpin(port))
+            environment["EVENTSTREAM_TEST_GRIP_URL"] = proxy.control_uri
+        site = stack.enter_context(
+            serve(server, application, database=shared_database, port=port, **environment)
+        )
+        site.name = name
+        if proxy is not None:
+            site.port = proxy.port
         yield site
 
 

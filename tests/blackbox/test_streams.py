@@ -403,9 +403,15 @@ def test_skipped_user_never_gets_the_event_and_moves_on(site, channel):
         assert numbers(other.take(2)) == ["for others", 2]
         site.send(message(channel, "for others", skip_user_ids=[str(user_id)]))
         other.next()
-        while skipped.parser.last_event_id != f"{channel}:3":
-            skipped.pull()
-    site.send(message(channel, 4))
+        if not site.name.startswith("pushpin"):  # a proxy tells it with the next event
+            for _ in range(10):
+                skipped.pull()
+                if skipped.parser.last_event_id == f"{channel}:3":
+                    break
+            assert skipped.parser.last_event_id == f"{channel}:3"
+        site.send(message(channel, 4))
+        assert numbers([skipped.next()]) == [4]
+        assert skipped.last_event_id == f"{channel}:4"
     with site.open(path, f"{channel}:0", Cookie=cookie) as resumed:
         assert numbers(resumed.take(3)[1:]) == [2, 4]
 
