@@ -338,7 +338,8 @@ def _instruct(
         grip_channel = Channel(name, None if position is None else str(position))
         if position is not None:
             grip_channel.filters.append("build-id")
-            id_format.append(f"{format_channel(channel).replace('%', '%%')}%({name})s")
+            literal = escape(format_channel(channel).encode()).decode()
+            id_format.append(f"{literal}%({get_prefix()}{name})s")
         grip_channel.filters.append("skip-users")
         instruct.add_channel(grip_channel)
     kicks = Channel(name_kicks(token.user_id))

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from tests.core.sseparser import SSEParser
@@ -79,8 +80,9 @@ class Process:
 
     def kill(self) -> None:
         """End the process, and its children, at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.popen.pid, signal.SIGKILL)
+        for pid in _processes_of_session(self.popen.pid):  # some make groups of their own
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.popen.wait()
 
     def forget(self) -> None:
@@ -96,6 +98,18 @@ class Process:
             self.popen.wait(10)
         self.kill()
         self.forget()
+
+
+def _processes_of_session(session: int) -> list[int]:
+    pids = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                # The name, in parentheses, may contain anything.
+                fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == session:
+                    pids.append(int(entry.name))
+    return pids
 
 
 #: How each server is started: with the path of an ASGI application and a port.
@@ -189,6 +203,7 @@ class EventSource:
 
     def next(self) -> Any:
         """Return the next event, but no keep-alive; None at the end of the stream."""
+        deadline = time.monotonic() + TIMEOUT
         while True:
             while self._events:
                 event = self._events.pop(0)
@@ -197,6 +212,7 @@ class EventSource:
                     return event
             if self.ended:
                 return None
+            assert time.monotonic() < deadline, f"nothing but keep-alives for {TIMEOUT} s"
             self.pull()
 
     def pull(self) -> None:

@@ -95,6 +95,11 @@ class Pushpin:
         """Where publishers connect."""
         return f"http://127.0.0.1:{self.control_port}"
 
+    @property
+    def push_spec(self) -> str:
+        """Where publishers connect that use ZeroMQ."""
+        return f"ipc://{self.folder}/push-in"
+
     def start(self) -> None:
         """Start it, and wait until it takes clients and publishers."""
         zurl = [find_program("zurl"), f"--config={self.folder / 'zurl.conf'}"]

@@ -73,6 +73,9 @@ LOGGING = {
     "handlers": {"console": {"class": "logging.StreamHandler"}},
     "root": {"handlers": ["console"], "level": "WARNING"},
 }
+if ZMQ := os.environ.get("EVENTSTREAM_TEST_GRIP_ZMQ", ""):
+    MIDDLEWARE.insert(0, "django_grip.GripMiddleware")
+    GRIP_PROXIES = [{"control_zmq_uri": ZMQ}]
 if GRIP_URL := os.environ.get("EVENTSTREAM_TEST_GRIP_URL", ""):
     MIDDLEWARE.insert(0, "django_grip.GripMiddleware")
     GRIP_PREFIX = os.environ.get("EVENTSTREAM_TEST_GRIP_PREFIX", "")

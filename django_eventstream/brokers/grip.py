@@ -65,8 +65,8 @@ def get_prefix() -> str:
 
 
 def name_events(channel: str) -> str:
-    """Return the GRIP channel of an event channel."""
-    return f"{get_prefix()}events-{quote(channel)}"
+    """Return the GRIP channel of an event channel, without the prefix."""
+    return f"events-{quote(channel)}"
 
 
 def name_user(user_id: str | None) -> str:
@@ -78,8 +78,8 @@ def name_user(user_id: str | None) -> str:
 
 
 def name_kicks(user_id: str | None) -> str:
-    """Return the GRIP channel on which a user's streams are ended."""
-    return f"{get_prefix()}user-{name_user(user_id)}"
+    """Return the GRIP channel on which a user's streams are ended, without the prefix."""
+    return f"user-{name_user(user_id)}"
 
 
 def escape(data: bytes) -> bytes:
@@ -120,14 +120,15 @@ def export_event(message: Published) -> Publication:
 def export_kick(message: Revoked) -> list[Publication]:
     """Return what ends a user's streams on a channel with one error."""
     channel = name_kicks(message.user_id)
-    meta = {"require_sub": name_events(message.channel)}
+    meta = {"require_sub": get_prefix() + name_events(message.channel)}
     error = encode_error(EventPermissionError.for_channels([message.channel]).members)
     # A proxy drops an id that it has just seen: kicks in a row need their own.
     kick = uuid.uuid4().hex
     first, last = f"kick-{kick}-1", f"kick-{kick}-2"
+    end = Item(HttpStreamFormat(close=True), last, first, meta)
     return [
         _publication(channel, error, item_id=first, meta=meta),
-        Publication(channel, Item(HttpStreamFormat(close=True), last, first, meta)),
+        Publication(get_prefix() + channel, end),
     ]
 
 
@@ -153,7 +154,7 @@ def _publication(
     meta: Mapping[str, str] | None = None,
 ) -> Publication:
     stream = HttpStreamFormat(content.decode(), content_filters=filters)
-    return Publication(channel, Item(stream, item_id, previous_id, meta or {}))
+    return Publication(get_prefix() + channel, Item(stream, item_id, previous_id, meta or {}))
 
 
 # Proxies
