@@ -7,6 +7,7 @@ import http.client
 import itertools
 import json
 import os
+import random
 import re
 import time
 from collections.abc import Iterator
@@ -53,8 +54,8 @@ class Setup:
 
     def requests(self, pattern: str) -> list[str]:
         """Return the requests that the proxy made to the site."""
-        log = self.proxy.output()
-        found = re.findall(r"\[(?:proxy|handler)\] GET http://[^/ ]+(/\S*)", log)
+        # As its client for requests, zurl, logs them.
+        found = re.findall(r"IN id=\S+ GET http://[^/ ]+(/\S*)", self.proxy.output())
         return [path for path in found if re.search(pattern, path)]
 
 
@@ -318,7 +319,7 @@ def test_kick_ends_one_of_three_users_streams_also_the_second_time(setup, channe
         stream.close()
 
 
-def test_permission_that_was_lost_without_a_word_is_found_after_the_interval(
+def test_permission_that_was_lost_without_a_word_is_found_when_the_proxy_asks(
     shared_database, channel
 ):
     with set_up("gunicorn", shared_database, EVENTSTREAM_TEST_GRIP_INTERVAL="5") as setup:
@@ -405,3 +406,42 @@ def test_zeromq_carries_events_too(shared_database, channel):
                 assert stream.next().type == "stream-open"
                 site.send(message(channel, "100%"), message(channel, 2))
                 assert numbers(stream.take(2)) == ["100%", 2]
+
+
+# All at once
+
+
+def test_every_event_arrives_once_and_in_order_whatever_gets_lost(setup, channel):
+    """Readers come and go, publishes get lost, fail, or are cut off; by hand more of it."""
+    rounds = int(os.environ.get("EVENTSTREAM_TEST_PUSHPIN_ROUNDS", "12"))
+    chance = random.Random(rounds)
+    path = f"/events/?channel={channel}"
+    received: list[list[int]] = [[], [], []]
+    streams = [setup.open(path) for _ in received]
+    positions = [stream.opening.last_event_id for stream in streams]
+    total = 0
+    for _ in range(rounds):
+        setup.control.mode = chance.choice(["pass", "lose", "fail", "cut", "pass"])
+        setup.control.released.clear()
+        count = chance.randrange(1, 12)
+        setup.site.send(*(message(channel, total + n) for n in range(count)))
+        total += count
+        if chance.random() < 0.5:  # a reader leaves, with what it has so far
+            reader = chance.randrange(len(streams))
+            streams[reader].close()
+            streams[reader] = setup.open(path, positions[reader])
+        if chance.random() < 0.4:  # all catch up
+            setup.control.mode = "pass"
+            setup.site.send(message(channel, total))
+            total += 1
+            for reader, stream in enumerate(streams):
+                received[reader] += numbers(stream.take(total - len(received[reader])))
+                positions[reader] = stream.last_event_id
+    setup.control.mode = "pass"
+    setup.site.send(message(channel, total))
+    total += 1
+    for reader, stream in enumerate(streams):
+        received[reader] += numbers(stream.take(total - len(received[reader])))
+        assert received[reader] == list(range(total))
+        assert stream.last_event_id == f"{channel}:{total}"
+        stream.close()
