@@ -102,7 +102,7 @@ def control(target: str | None = None) -> Iterator[Control]:
 
     with Server(("127.0.0.1", 0), Handler) as server:
         state.port = server.server_port
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=[0.02])
         thread.start()
         try:
             yield state

@@ -76,7 +76,8 @@ class Process:
 
     def output(self) -> str:
         """Return what the process has printed so far."""
-        return os.pread(self._log.fileno(), 1_000_000, 0).decode(errors="replace")
+        log = self._log.fileno()
+        return os.pread(log, os.fstat(log).st_size, 0).decode(errors="replace")
 
     def kill(self) -> None:
         """End the process, and its children, at once."""

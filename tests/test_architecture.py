@@ -64,7 +64,7 @@ OPTIONAL: dict[str, set[str]] = {
     "gripcontrol": {"grip", "brokers.grip"},
     "pubcontrol": {"brokers.grip"},
     "requests": {"brokers.grip", "management.commands.runserver_ngrok"},
-    "jwt": {"brokers.grip"},
+    "jwt": {"grip", "brokers.grip"},
     "psycopg": set(),
 }
 

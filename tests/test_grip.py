@@ -358,6 +358,15 @@ def test_token_honours_fallback_keys(settings):
         Token.loads(token)
 
 
+@pytest.mark.filterwarnings("ignore:The HMAC key")
+def test_streams_that_version_5_handed_over_come_back(settings):
+    claims = {"iss": "es", "exp": int(time.time()) - 5, "channels": ["a"], "user": "anonymous"}
+    link = f"/events/?channel=a&link=next&recover=true&{TOKEN}="
+    response = get(link + jwt.encode(claims, settings.SECRET_KEY))
+    assert re.fullmatch(rb"retry: \d+\n\n", response.content)
+    assert error_of(get(link + jwt.encode(claims, KEY)))["condition"] == "bad-request"
+
+
 @pytest.mark.django_db
 def test_token_is_nothing_without_a_proxy(django_user_model, settings):
     user = django_user_model.objects.create(username="ann")
