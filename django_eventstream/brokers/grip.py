@@ -165,7 +165,10 @@ class Proxy:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self.name = f"The GRIP proxy at {uri}"
+        # Without the parts that may hold a password or a key.
+        parts = urlsplit(uri)
+        shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+        self.name = f"The GRIP proxy at {shown.geturl()}"
 
     def carry(self, messages: Sequence[Published | Revoked]) -> None:
         """Publish messages. Raises Unreachable and Refused."""

@@ -151,19 +151,17 @@ def get_http_configs() -> list[Mapping[str, Any]]:
 def set_origin(config: Mapping[str, Any], origin: Mapping[str, str | int]) -> None:
     """Tell a proxy where to find this project. Raises CommandError."""
     parameters = {**origin, "rewrite_host": "true", "over_http": "true"}
-    # Without the parts that may hold a password or a key.
-    uri = urlsplit(config["control_uri"])
-    name = uri._replace(netloc=uri.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    proxy = HttpProxy(config)
     try:
-        HttpProxy(config).post("/http/default/", urlencode(parameters))
+        proxy.post("/http/default/", urlencode(parameters))
     except (Refused, Unreachable) as error:
         if isinstance(error.__cause__, requests.RequestException):
             raise CommandError(
-                f"The GRIP proxy at {name} cannot be reached ({_find_reason(error)}). Correct "
+                f"{proxy.name} cannot be reached ({_find_reason(error)}). Correct "
                 "its address in GRIP_URL or GRIP_PROXIES, or try again later."
             ) from error
         raise CommandError(
-            f"The GRIP proxy at {name} does not take the tunnel as its origin: {error}. Compare "
+            f"{proxy.name} does not take the tunnel as its origin: {error}. Compare "
             "its address, issuer and key in GRIP_URL or GRIP_PROXIES with what the service tells "
             "you; a Pushpin of your own takes origins only from its file routes, and needs no "
             "tunnel."
