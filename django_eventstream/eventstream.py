@@ -83,6 +83,7 @@ def send_event(
             "await asend_event() instead."
         ) from error
     if event.id is not None:
+        _publish_numbered(storage)  # before it, on the same channel
         _publish(event, wait)
     trim_log_now_and_then()
     return event
@@ -129,6 +130,7 @@ def get_current_event_id(channels: Iterable[str]) -> str:
     manager = get_channelmanager()
     reliable = [name for name in names if call(manager.is_channel_reliable, name)]
     current_ids = storage.get_current_ids(reliable) if reliable else {}
+    _publish_numbered(storage)
     return format_last_event_id({name: current_ids[name] for name in reliable})
 
 
@@ -168,6 +170,7 @@ def get_events(request: EventRequest, limit: int = 100, user: Any = None) -> Eve
             last_id = events[per_channel - 1].id
             assert last_id is not None
             request.channel_last_ids[channel] = last_id
+        _publish_numbered(storage)
     return response
 
 
@@ -212,6 +215,15 @@ def _append(storage: StorageBase, event: Event) -> Event:
 
 def _publish(event: Event, wait: bool = False) -> None:
     publish(Published(event), wait=wait)
+
+
+def _publish_numbered(storage: StorageBase) -> None:
+    """Publish what others left pending and a call of the storage numbered.
+
+    Its sender finds nothing to number any more, and so nothing to publish.
+    """
+    for event in storage.take_numbered():
+        _publish(event)
 
 
 # After a commit

@@ -307,6 +307,10 @@ def _read(
                 break
             protocol.receive_page(channel, entries)
             body += protocol.data_to_send()
+        if event_request.is_next and not event_request.is_recover and not protocol.wanted():
+            # The proxy follows no channel between pages.
+            for channel in channels.keys() - reliable:
+                feeds[channel].receive_gap()
     except ImproperlyConfigured:
         raise
     except Exception as error:
@@ -407,7 +411,8 @@ def _hold_on(
     if now - since > settings.read_timeout:
         logger.warning("Ending a stream behind a proxy, the client is to come back: %r", error)
         return _end(encode_retry(retry_delay()))
-    logger.warning("Holding a stream behind a proxy, without the event log: %r", error)
+    if not token.unreadable_since:
+        logger.warning("Holding a stream behind a proxy, without the event log: %r", error)
     waiting = replace(token, has_signs=bool(positions), positions=None, unreadable_since=since)
     places = {channel: positions.get(channel) for channel in token.channels}
     return _instruct(request, waiting, places, b"", more=False, pause=UNREADABLE_PAUSE)

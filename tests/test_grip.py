@@ -152,6 +152,23 @@ def test_long_replay_goes_on_by_links_without_a_hold(settings):
 
 
 @pytest.mark.django_db
+def test_pages_end_with_a_reset_of_channels_that_nobody_followed_meanwhile():
+    for n in range(3):
+        send_event("a", "message", "x" * 60_000)
+    path = "/events/?channel=a&channel=loose-b&channel=loose-c"
+    response = get(path, **{"Last-Event-ID": "a:0"})
+    assert not response.has_header("Grip-Hold")
+    response = get(next_link(response))
+    assert response["Grip-Hold"] == "stream"
+    assert response.content.endswith(
+        b'event: stream-reset\nid: a:3\ndata: {"channels": ["loose-b", "loose-c"]}\n\n'
+    )
+    # It followed them when it asks out of a hold.
+    response = get(next_link(response), **{"Grip-Last": "events-a; last-id=3"})
+    assert response.content == b""
+
+
+@pytest.mark.django_db
 def test_next_link_reads_from_where_the_proxy_stands():
     for n in range(4):
         send_event("a b", "message", n)

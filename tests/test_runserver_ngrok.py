@@ -32,7 +32,7 @@ SETTINGS = "tests.project.settings_ngrok"
 #: What serves each project: its settings, its runserver's banner, and a path that it answers.
 PROJECTS = {
     "plain": ({"DJANGO_SETTINGS_MODULE": "tests.settings"}, "Django version", "/threads/"),
-    "static files": ({}, "Starting development server", f"/static/{SCRIPT}"),
+    "static files": ({}, "development server at http", f"/static/{SCRIPT}"),
     "daphne": (
         {"EVENTSTREAM_TEST_RUNSERVER": "daphne"},
         "Starting ASGI/Daphne",

@@ -152,6 +152,24 @@ class InsideTransactions(TransactionTestCase):
             assert ids(published) == [1]
         assert rows("a") == [1]
 
+    def test_event_that_another_call_numbers_is_published_all_the_same(self):
+        # Its sender finds nothing left to number, and publishes nothing.
+        calls = {
+            "a sender": lambda: send_event("a", "m", "own"),
+            "a page": lambda: get_current_event_id(["a"]),
+            "a poll": lambda: get_storage().poll([]),
+        }
+        for who, call in calls.items():
+            with self.subTest(who), capture_events() as published:
+                with transaction.atomic():
+                    get_storage().append_event("a", "m", f"left to {who}")
+                numbered = call()
+                if who == "a poll":
+                    published += numbered[1]
+                assert published[0].data == f"left to {who}"
+                assert ids(published) == list(range(published[0].id, published[-1].id + 1))
+                assert get_storage().take_numbered() == []
+
     def test_rollback_uses_no_id_up(self):
         with capture_events() as published:
             with pytest.raises(RuntimeError), transaction.atomic():

@@ -68,6 +68,13 @@ class StorageBase:
         """
         return []
 
+    def take_numbered(self) -> list[Event]:
+        """Return what was numbered since the last call while something else was asked for.
+
+        The events that others left pending, each returned once, for publishing.
+        """
+        return []
+
     def poll(self, channels: Collection[str]) -> tuple[dict[str, int], list[Event]]:
         """Return ``get_current_ids``, and the events that were numbered on that occasion.
 

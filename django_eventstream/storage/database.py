@@ -16,9 +16,12 @@ behind a fast one. They are numbered by key, which keeps the order within a tran
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections import deque
 from collections.abc import Collection
 from datetime import timedelta
+from functools import cached_property
 
 from django.db import connections
 from django.db.models import (
@@ -55,6 +58,11 @@ class DjangoModelStorage(StorageBase):
 
     is_transactional = True
 
+    @cached_property
+    def _numbered(self) -> deque[Event]:
+        """Others' events that were numbered by the way; deques are safe to share."""
+        return deque(maxlen=10_000)
+
     def append_event(
         self,
         channel: str,
@@ -74,7 +82,7 @@ class DjangoModelStorage(StorageBase):
         if in_transaction(using):
             row.save(using=using, force_insert=True)
         else:
-            run_short_transaction(using, lambda: self._append(row, using))
+            self._numbered += run_short_transaction(using, lambda: self._append(row, using))
         return Event(channel, event_type, data, row.eid, frozenset(skip_user_ids))
 
     def get_events(self, channel: str, last_id: int, limit: int = 100) -> list[Event]:
@@ -97,13 +105,22 @@ class DjangoModelStorage(StorageBase):
     def get_current_ids(self, channels: Collection[str]) -> dict[str, int]:
         """Return the id of each channel's latest event."""
         current_ids, pending = self._survey(channels, only=True)
-        self._number_all(pending, current_ids)
+        self._numbered += self._number_all(pending, current_ids)
         return current_ids
+
+    def take_numbered(self) -> list[Event]:
+        """Return others' events that were numbered by the way."""
+        events = []
+        with contextlib.suppress(IndexError):
+            while True:
+                events.append(self._numbered.popleft())
+        return events
 
     def poll(self, channels: Collection[str]) -> tuple[dict[str, int], list[Event]]:
         """Return the latest ids, and what was pending on any channel, numbered now."""
         current_ids, pending = self._survey(channels)
-        return current_ids, self._number_all(pending, current_ids)
+        numbered = self._number_all(pending, current_ids)
+        return current_ids, self.take_numbered() + numbered
 
     def number_pending(self, channel: str) -> list[Event]:
         """Number what is pending on the channel; nothing inside a transaction."""
@@ -175,7 +192,8 @@ class DjangoModelStorage(StorageBase):
                 current_ids[channel] = max(current_ids[channel], numbered[-1].id)
         return events
 
-    def _append(self, row: models.Event, using: str) -> None:
+    def _append(self, row: models.Event, using: str) -> list[Event]:
+        """Number and insert a row; return what was pending, numbered before it."""
         row.pk = row.eid = None  # set by a try that was rolled back
         self._count(row.channel, 1)
         waiting = self._events.filter(channel=OuterRef("name"), eid__isnull=True)
@@ -185,14 +203,18 @@ class DjangoModelStorage(StorageBase):
             .values_list("value", "pending")
             .get()
         )
+        earlier: list[Event] = []
         if pending:  # what was committed earlier goes first
             assert row.eid is not None
             numbered = BATCH
             while numbered == BATCH:
-                numbered = len(self._number_rows(row.channel, row.eid))
+                batch = self._number_rows(row.channel, row.eid)
+                earlier += batch
+                numbered = len(batch)
                 row.eid += numbered
             self._counters.filter(name=row.channel).update(value=row.eid)
         row.save(using=using, force_insert=True)
+        return earlier
 
     def _number(self, channel: str, using: str) -> list[Event]:
         self._count(channel, 0)
