@@ -71,6 +71,9 @@ MAX_LINK = 3_900
 #: For how many seconds a token is good; and of how many seconds all have the same time.
 TOKEN_AGE = 14 * 24 * 3600
 TOKEN_ROUND = 24 * 3600
+#: By how much an interval is longer at most, so that not all streams are asked for at once:
+#: those that wait for their turn at Pushpin get no events meanwhile.
+JITTER = 0.5
 #: After how many seconds a proxy asks again while the log cannot be read.
 UNREADABLE_PAUSE = 10
 #: The parameters that a next link has besides those of the stream's own URL.
@@ -375,7 +378,7 @@ def _instruct(
         # The same for the same link: streams that have one in common are asked for together.
         jitter = zlib.crc32(link.encode()) / 2**32
         instruct.set_next_link(
-            link, math.ceil((pause or settings.grip_interval) * (1 + jitter / 4))
+            link, math.ceil((pause or settings.grip_interval) * (1 + JITTER * jitter))
         )
         instruct.set_hold_stream()
         instruct.set_keep_alive(KEEP_ALIVE.decode(), math.ceil(settings.keep_alive_interval))
