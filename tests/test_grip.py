@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from unittest import mock
 from urllib.parse import parse_qs, urlsplit
 
@@ -686,6 +690,20 @@ def test_what_finds_no_room_is_told_as_lost(carrier, monkeypatch):
     assert carrier.lost == [{"reliable": True, "loose": False}]
 
 
+def test_kick_always_finds_room(carrier, monkeypatch):
+    monkeypatch.setattr("django_eventstream.brokers.outbox.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("django_eventstream.brokers.outbox.CAPACITY", 2)
+    carrier.error = Unreachable("it is down")
+    outbox = Outbox(carrier)
+    outbox.put(event(1, "held")).result(5)
+    kick = Revoked("7", "a")
+    for message in (kick, event(1, "b"), event(2, "c")):
+        outbox.put(message)
+    carrier.error = None
+    outbox.flush(5)
+    assert carrier.carried[1:] == [kick, event(2, "c")]
+
+
 def test_large_messages_have_a_limit_of_their_own(carrier, monkeypatch):
     monkeypatch.setattr("django_eventstream.brokers.outbox.FIRST_PAUSE", 0.01)
     monkeypatch.setattr("django_eventstream.brokers.outbox.MAX_SIZE", 1000)
@@ -752,6 +770,20 @@ def test_thread_ends_when_there_is_nothing_to_do_and_begins_again(carrier, monke
         outbox.put(event(n)).result(5)
         wait_until(lambda: outbox._thread is None)
     assert len(carrier.carried) == 3
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_that_end_have_their_events_published(proxy, method):
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+        "EVENTSTREAM_TEST_GRIP_URL": proxy.uri,
+    }
+    command = [sys.executable, "-m", "tests.project.children", method]
+    root = Path(__file__).parent.parent
+    subprocess.run(command, env=environment, cwd=root, check=True, timeout=60)
+    contents = sorted(item["http-stream"]["content"] for item in proxy.items)
+    assert [content.count("child") for content in contents] == [1, 0]
 
 
 # Settings

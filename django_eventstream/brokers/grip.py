@@ -19,6 +19,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent import futures
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -325,8 +326,7 @@ class GripBroker(BrokerBase):
         """Publish a message, or wait until every proxy took it or turned out unreachable."""
         taken = [outbox.put(message) for outbox in self._outboxes]
         if wait:
-            for future in taken:
-                future.result(sum(TIMEOUT))
+            futures.wait(taken, sum(TIMEOUT))
 
 
 def _connect(config: Mapping[str, Any]) -> Proxy | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import random
 import threading
@@ -10,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from multiprocessing.util import Finalize
 from typing import NamedTuple, Protocol
 
 from ..messages import Gap, Message, Published, Revoked
@@ -69,6 +69,11 @@ class Letter(NamedTuple):
         return len(self.message.event.data) if isinstance(self.message, Published) else 0
 
     @property
+    def is_event(self) -> bool:
+        """Whether streams that do not get it miss something."""
+        return isinstance(self.message, Published)
+
+    @property
     def is_reliable(self) -> bool:
         """Whether publishing it twice does no harm."""
         return isinstance(self.message, Revoked) or self.message.event.id is not None
@@ -100,7 +105,9 @@ class Outbox:
         self._singly = 0
         self._failing = False
         self._thread: threading.Thread | None = None
-        atexit.register(self.flush, EXIT_PATIENCE)
+        # Also at the end of multiprocessing's children, where atexit is not called; and not in
+        # a forked child, which has no thread that would empty it.
+        Finalize(None, self.flush, [EXIT_PATIENCE], exitpriority=0)
 
     def put(self, message: Message) -> Future[None]:
         """Have a message published.
@@ -118,7 +125,7 @@ class Outbox:
             while len(self._waiting) > CAPACITY or (
                 self._size > MAX_SIZE and len(self._waiting) > 1
             ):
-                self._lose(self._take_first())
+                self._lose_oldest()
             if self._failing:
                 letter.finish()
             if self._thread is None:
@@ -132,9 +139,7 @@ class Outbox:
     def flush(self, timeout: float) -> None:
         """Wait until all is published, for ``timeout`` seconds at most."""
         with self._changed:
-            # In a forked child the parent's thread is none.
-            if self._thread is not None and self._thread.is_alive():
-                self._changed.wait_for(lambda: not self._is_busy(), timeout)
+            self._changed.wait_for(lambda: not self._is_busy(), timeout)
 
     def _work(self) -> None:
         """Publish what comes, until nothing has for a while."""
@@ -173,6 +178,13 @@ class Outbox:
         self._size -= letter.size
         return letter
 
+    def _lose_oldest(self) -> None:
+        """Lose what waits longest; not a kick, which nothing makes up for."""
+        oldest = next((one for one in self._waiting if one.is_event), self._waiting[0])
+        self._waiting.remove(oldest)
+        self._size -= oldest.size
+        self._lose(oldest)
+
     def _fill_batch(self) -> None:
         limit = 1 if self._singly else BATCH
         self._singly = max(0, self._singly - 1)
@@ -183,7 +195,7 @@ class Outbox:
             size += letter.size
 
     def _lose(self, letter: Letter) -> None:
-        if isinstance(letter.message, Published):
+        if letter.is_event:
             self._lost[letter.message.channel] = letter.is_reliable
         letter.finish()
 
