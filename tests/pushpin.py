@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import http.server
+import re
 import shutil
 import socket
 import tempfile
@@ -129,6 +130,12 @@ class Pushpin:
             process.kill()
             process.forget()
         self._processes = []
+
+    def requests(self, pattern: str) -> list[str]:
+        """Return the requests that it made to the site, those that match a pattern."""
+        # As zurl, which makes them, logs them.
+        found = re.findall(r"IN id=\S+ GET http://[^/ ]+(/\S*)", self.output())
+        return [path for path in found if re.search(pattern, path)]
 
     def output(self) -> str:
         """Return its log."""

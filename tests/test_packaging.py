@@ -172,7 +172,7 @@ def test_metadata(installed):
         name, _, extra = requirement.partition("; extra == ")
         requires.setdefault(extra.strip("\"'"), set()).add(re.match(r"[\w-]+", name)[0].lower())
     assert requires == {
-        "": {"django", "channels", "django-grip", "gripcontrol"},
+        "": {"django", "channels", "django-grip", "gripcontrol", "pubcontrol", "pyjwt", "requests"},
         "daphne": {"daphne"},
         "redis": {"redis"},
         "postgres": {"psycopg"},

@@ -61,6 +61,7 @@ def site(request, shared_database):
             serve(server, application, database=shared_database, port=port, **environment)
         )
         site.name = name
+        site.proxy = proxy
         if proxy is not None:
             site.port = proxy.port
         yield site
