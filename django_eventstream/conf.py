@@ -102,7 +102,7 @@ class Settings:
 
     @property
     def grip_interval(self) -> float:
-        """For at least how many seconds a proxy holds a silent stream without asking."""
+        """For at least how many seconds a proxy holds a stream without asking."""
         return self._float("GRIP_INTERVAL", 300)
 
     # Cross-origin requests

@@ -185,7 +185,8 @@ def channel_permission_changed(user: Any, channel: str) -> None:
 
 
 def _check_permission(user: Any, channel: str) -> None:
-    if not call(get_channelmanager().can_read_channel, user, channel):
+    inactive = user is not None and not getattr(user, "is_active", True)
+    if inactive or not call(get_channelmanager().can_read_channel, user, channel):
         publish(Revoked(user_id(user), channel))
 
 

@@ -27,7 +27,7 @@ import django_grip
 import jwt
 from django.apps import apps
 from django.conf import settings as django_settings
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.signing import BadSignature, TimestampSigner, b62_encode
 from django.db import Error as DatabaseError
 from django.db.models import Model
@@ -84,6 +84,10 @@ LINK_PARAMETERS = (TOKEN, "link", "recover", "lastEventId", "channel")
 # The token
 
 
+class Unusable(Exception):
+    """A token is genuine and cannot be used here; its client can come back for another."""
+
+
 class _Signer(TimestampSigner):
     """Signs for this purpose only, with the time of the day."""
 
@@ -124,13 +128,18 @@ class Token:
     def loads(cls, text: str) -> Token:
         """Return the token that a text stands for.
 
-        Raises BadRequest when it is forged, cut short, or expired.
+        Raises BadRequest when it is forged, cut short, or expired, Unusable when it is of
+        another version.
         """
         try:
             channels, user, *rest = _Signer().unsign_object(text, max_age=TOKEN_AGE)
+            return cls(channels, tuple(user) if user else None, *rest)
         except BadSignature as error:  # SignatureExpired is one
+            if _is_of_version_5(text):
+                raise Unusable from error
             raise BadRequest("The link to go on with this stream is not valid.") from error
-        return cls(channels, tuple(user) if user else None, *rest)
+        except (TypeError, ValueError) as error:
+            raise Unusable from error
 
     @property
     def user_id(self) -> str | None:
@@ -140,22 +149,22 @@ class Token:
     def load_user(self) -> Any:
         """Return the user as the database has it now; None: anonymous.
 
-        Raises EventPermissionError when it is gone.
+        Raises EventPermissionError when it is gone, Unusable when such users are.
         """
         if self.user is None:
             return None
         model, pk = self.user
-        user = apps.get_model(model)._base_manager.filter(pk=pk).first()
+        try:
+            user = apps.get_model(model)._base_manager.filter(pk=pk).first()
+        except (LookupError, ValueError, ValidationError) as error:
+            raise Unusable from error
         if user is None:
             raise EventPermissionError.for_channels(self.channels)
         return user
 
 
 def _is_of_version_5(text: str) -> bool:
-    """Return whether a token was made by version 5.3.4, whose streams outlive an upgrade.
-
-    It does not say all that is needed; but their clients can come back.
-    """
+    """Return whether a token was made by version 5.3.4, whose streams outlive an upgrade."""
     options: Any = {"verify_exp": False}
     try:
         jwt.decode(text, django_settings.SECRET_KEY, ["HS256"], options, issuer="es")
@@ -178,8 +187,11 @@ def _identify(user: Any) -> tuple[str, str] | None:
 # Requests
 
 
-def hand_over(request: HttpRequest, view_kwargs: Mapping[str, Any]) -> HttpResponse | None:
-    """Answer a request that came through a proxy; None when it did not."""
+def hand_over(request: HttpRequest, view_kwargs: Mapping[str, Any] | None) -> HttpResponse | None:
+    """Answer a request that came through a proxy; None when it did not.
+
+    Without keyword arguments only one that goes on with a stream.
+    """
     if hasattr(request, "grip"):
         return _respond(request, view_kwargs)
     # The middleware is not there, as in a Channels consumer.
@@ -189,13 +201,16 @@ def hand_over(request: HttpRequest, view_kwargs: Mapping[str, Any]) -> HttpRespo
     return None if response is None else middleware.process_response(request, response)
 
 
-def _respond(request: Any, view_kwargs: Mapping[str, Any]) -> HttpResponse | None:
+def _respond(request: Any, view_kwargs: Mapping[str, Any] | None) -> HttpResponse | None:
+    goes_on = request.grip.proxied and request.GET.get("link") == "next"
+    if view_kwargs is None and not goes_on:
+        return None
     if not request.grip.proxied:
         if not getattr(django_settings, "GRIP_PROXY_REQUIRED", False):
             return None
         request.grip.start_instruct()  # which the middleware refuses to give to nobody
         return HttpResponse()
-    if request.GET.get("link") == "next":
+    if goes_on:
         return _go_on(request)
     event_request = EventRequest(request, view_kwargs=view_kwargs)
     channels = event_request.reliable_channels()
@@ -209,8 +224,6 @@ def _respond(request: Any, view_kwargs: Mapping[str, Any]) -> HttpResponse | Non
 def _go_on(request: Any) -> HttpResponse:
     """Answer the request of a next link."""
     token = None
-    if _is_of_version_5(request.GET.get(TOKEN, "")):
-        return _end(encode_retry(retry_delay()))
     try:
         token = Token.loads(request.GET.get(TOKEN, ""))
         event_request = _read_next(request, token)
@@ -221,6 +234,8 @@ def _go_on(request: Any) -> HttpResponse:
             positions, more, body = _read(event_request, channels)
         except (DatabaseError, StorageUnavailable) as error:
             return _hold_on(request, token, event_request.channel_last_ids, error)
+    except Unusable:
+        return _end(encode_retry(retry_delay()))
     except StreamError as error:
         body = encode_error(error.members)
         return _end(escape(body) if token is not None and token.has_signs else body)
@@ -281,7 +296,7 @@ def _read(
         channels,
         last_event_id=event_request.channel_last_ids,
         user_id=event_request.user_id,
-        padding=settings.padding,
+        padding=min(settings.padding, MAX_FIRST_BODY // 2),
         resumed=event_request.is_next,
     )
     feeds = {channel: Feed(channel) for channel in channels}

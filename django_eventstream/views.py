@@ -81,7 +81,7 @@ def _respond(request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
     if request.method != "GET":
         return HttpResponseNotAllowed(["GET", "OPTIONS"])
     try:
-        if (response := _hand_over(request, kwargs)) is not None:
+        if (response := hand_over(request, kwargs)) is not None:
             return response
         event_request = EventRequest(request, view_kwargs=kwargs)
         channels = event_request.reliable_channels()
@@ -110,8 +110,12 @@ def _respond(request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
     )
 
 
-def _hand_over(request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponse | None:
-    """Return the response of a proxy's driver, if the request came through one."""
+def hand_over(request: HttpRequest, kwargs: dict[str, Any] | None) -> HttpResponse | None:
+    """Return the response of a proxy's driver, if the request came through one.
+
+    With ``kwargs`` None only if it goes on with a stream that was handed over before: a token
+    in it says who reads what, and the user is loaded and asked for anew.
+    """
     for broker in get_brokers():
         if broker.handoff:
             response: HttpResponse | None = import_string(broker.handoff)(request, kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing.util
 import os
 import re
 import subprocess
@@ -18,9 +19,9 @@ import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.db import OperationalError, transaction
 from django.test import AsyncClient, Client, RequestFactory
+from django.urls import path
 
 from django_eventstream import channel_permission_changed, send_event
-from django_eventstream.brokers import get_brokers
 from django_eventstream.brokers import grip as grip_broker
 from django_eventstream.brokers.outbox import Outbox, Refused, Unreachable
 from django_eventstream.event import Event
@@ -31,6 +32,24 @@ from django_eventstream.storage import DjangoModelStorage
 from django_eventstream.views import events
 from tests.control import control
 from tests.processes import wait_until
+
+
+def __getattr__(name):
+    """Return the urlpatterns with a view set, which needs apps that only its test installs."""
+    if name != "urlpatterns":
+        raise AttributeError(name)
+    from rest_framework.authentication import SessionAuthentication
+    from rest_framework.permissions import IsAuthenticated
+
+    from django_eventstream.viewsets import EventsViewSet
+
+    class ForUsers(EventsViewSet):
+        authentication_classes = (SessionAuthentication,)
+        permission_classes = (IsAuthenticated,)
+        channels = ("users-a",)
+
+    return [path("view-set/", ForUsers.as_view({"get": "list"}))]
+
 
 KEY = b"0123456789abcdef0123456789abcdef"
 DAY = 24 * 3600
@@ -51,7 +70,8 @@ def _configure(request, settings, proxy):
     settings.MIDDLEWARE = MIDDLEWARE
     settings.EVENTSTREAM_PADDING = 8
     yield
-    get_brokers.cache_clear()
+    # Its thread would go on to try a proxy that is gone.
+    settings.GRIP_URL = settings.GRIP_PROXIES = None
 
 
 def get(path, client=None, **headers):
@@ -290,6 +310,18 @@ def test_works_without_the_middleware_too(settings):
 
 
 @pytest.mark.django_db
+def test_view_set_lets_the_proxy_ask_without_a_login(rest_framework_project, django_user_model):
+    client = Client()
+    client.force_login(django_user_model.objects.create(username="ann"))
+    response = get("/view-set/", client, Accept="text/event-stream")
+    assert response["Grip-Hold"] == "stream"
+    response = get(next_link(response), **{"Grip-Last": "events-users-a; last-id=0"})
+    assert response["Grip-Hold"] == "stream"
+    assert get("/view-set/?link=next").content.startswith(b"event: stream-error")
+    assert get("/view-set/").status_code == 403
+
+
+@pytest.mark.django_db
 async def test_works_under_asgi():
     response = await AsyncClient().get("/events/?channel=loose-a", headers={"Grip-Sig": "x"})
     assert response["Grip-Hold"] == "stream"
@@ -358,6 +390,27 @@ def test_token_that_is_forged_or_cut_short_is_refused(change):
     response = Client().get(path, parameters, headers={"Grip-Sig": "x"})
     assert response.status_code == 200
     assert error_of(response)["condition"] == "bad-request"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "token",
+    [
+        lambda: _sign([["a"], None, True, None, 0, "of a later version"]),
+        lambda: _sign([["a"]]),
+        lambda: make_token(user=("auth.nobody", "7")).dumps(),
+        lambda: make_token(user=("auth.user", "no number")).dumps(),
+    ],
+)
+def test_token_that_is_genuine_but_no_use_has_its_client_come_back(token):
+    response = get(f"/events/?channel=a&link=next&recover=true&{TOKEN}={token()}")
+    assert re.fullmatch(rb"retry: \d+\n\n", response.content)
+
+
+def _sign(values):
+    from django_eventstream.grip import _Signer
+
+    return _Signer().sign_object(values)
 
 
 @pytest.mark.django_db
@@ -515,6 +568,7 @@ def publish(*messages):
     broker = grip_broker.GripBroker()
     for message in messages:
         broker.publish(message, wait=True)
+    broker.close()
 
 
 def test_published_events_have_the_form_of_the_protocol(proxy):
@@ -597,6 +651,29 @@ def test_key_without_an_issuer_is_the_token_itself(settings, proxy):
         proxy.key = b"any"
         publish(Published(Event("a", "message", "1")))
     believes.assert_called_with("Bearer secret")
+
+
+def test_redirect_is_no_success(proxy):
+    proxy.mode, proxy.status = "fail", 302
+    carrier = grip_broker.HttpProxy({"control_uri": proxy.uri})
+    with pytest.raises(Unreachable, match="status 302"):
+        carrier.carry([Published(Event("a", "message", "1"))])
+
+
+def test_secrets_stay_out_of_messages():
+    config = {"control_uri": "http://user:secret@127.0.0.1:9/?token=secret", "key": "secret"}
+    carrier = grip_broker.HttpProxy(config)
+    with pytest.raises(Unreachable) as raised:
+        carrier.carry([Published(Event("a", "message", "1"))])
+    assert "secret" not in f"{carrier.name} {raised.value}"
+    assert "refused" in str(raised.value)
+    assert not raised.value.sent
+
+
+def test_proxy_that_is_named_twice_gets_things_once(settings, proxy):
+    settings.GRIP_PROXIES = [{"control_uri": proxy.uri}]
+    publish(Published(Event("a", "message", "1")))
+    assert len(proxy.items) == 1
 
 
 def test_each_proxy_gets_everything(settings, proxy):
@@ -690,6 +767,41 @@ def test_what_finds_no_room_is_told_as_lost(carrier, monkeypatch):
     assert carrier.lost == [{"reliable": True, "loose": False}]
 
 
+def test_many_losses_are_told_in_parts(carrier, monkeypatch):
+    monkeypatch.setattr("django_eventstream.brokers.outbox.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("django_eventstream.brokers.outbox.CAPACITY", 300)
+    carrier.error = Unreachable("it is down")
+    outbox = Outbox(carrier)
+    outbox.put(event(1, "held")).result(5)
+    for n in range(1000):
+        outbox.put(event(n, f"c{n}", event_id=None))
+    carrier.error = None
+    outbox.flush(10)
+    assert [len(lost) for lost in carrier.lost] == [100, 100, 100]
+    assert len(carrier.carried) == 301
+
+
+def test_thread_that_cannot_be_started_is_started_by_the_next_message(carrier, monkeypatch):
+    outbox = Outbox(carrier)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", mock.Mock(side_effect=RuntimeError("no thread")))
+        with pytest.raises(RuntimeError):
+            outbox.put(event(1))
+    outbox.put(event(2)).result(5)
+    assert len(carrier.carried) == 2
+
+
+def test_forked_child_ends_whatever_the_parents_threads_held(carrier):
+    outbox = Outbox(carrier)
+    outbox.put(event(1)).result(5)
+    with outbox._changed:
+        child = os.fork()
+        if not child:
+            multiprocessing.util._run_finalizers(0)  # as at the end of a process
+            os._exit(0)
+    wait_until(lambda: os.waitpid(child, os.WNOHANG)[0])
+
+
 def test_kick_always_finds_room(carrier, monkeypatch):
     monkeypatch.setattr("django_eventstream.brokers.outbox.FIRST_PAUSE", 0.01)
     monkeypatch.setattr("django_eventstream.brokers.outbox.CAPACITY", 2)
@@ -749,7 +861,7 @@ def test_what_is_refused_keeps_nothing_else_back(carrier, caplog):
     outbox.flush(5)
     assert carrier.carried == [m for m in messages if m.event.data != "large"]
     assert carrier.lost == [{"c3": True}]
-    assert "refused ['c3']: too large" in caplog.text
+    assert "refused channel 'c3': too large" in caplog.text
 
 
 def test_bug_of_a_carrier_ends_nothing(carrier, caplog):
@@ -761,6 +873,20 @@ def test_bug_of_a_carrier_ends_nothing(carrier, caplog):
     outbox.flush(5)
     assert [m.event.id for m in carrier.carried] == [None]
     assert "a bug" in caplog.text
+
+
+def test_closed_outbox_lets_go_of_everything(carrier):
+    carrier.error = Unreachable("it is down")
+    outbox = Outbox(carrier)
+    outbox.put(event(1, "held")).result(5)
+    thread = outbox._thread
+    waiting = outbox.put(event(2, "b"))
+    outbox.close()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert waiting.done()
+    outbox.flush(5)
+    assert carrier.carried == []
 
 
 def test_thread_ends_when_there_is_nothing_to_do_and_begins_again(carrier, monkeypatch):
@@ -799,8 +925,9 @@ def test_settings_that_cannot_be_read_are_found(settings):
         assert error.id == "django_eventstream.E007"
         assert "GRIP_URL" in error.msg
     settings.GRIP_URL = None
-    settings.GRIP_PROXIES = [{"key": "x"}]
-    assert [error.id for error in check_settings()] == ["django_eventstream.E007"]
+    for proxies in ([{"key": "x"}], ({"control_uri": "http://a"},), [7], "http://a"):
+        settings.GRIP_PROXIES = proxies
+        assert [error.id for error in check_settings()] == ["django_eventstream.E007"]
 
 
 def test_sender_is_not_failed_by_settings_that_cannot_be_read(settings, caplog):
@@ -823,3 +950,5 @@ def test_other_settings_are_checked(settings):
     settings.GRIP_PREFIX = "shop:"
     settings.EVENTSTREAM_CHANNEL_LIMIT = 19
     assert check_settings() == []
+    settings.MIDDLEWARE = [grip_broker.LOGIN_REQUIRED]
+    assert [check.id for check in check_settings()] == ["django_eventstream.W005"]

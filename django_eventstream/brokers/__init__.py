@@ -56,6 +56,9 @@ def publish(message: Message, *, wait: bool = False) -> None:
 
 def _forget(*, setting: str, **kwargs: Any) -> None:
     if any(setting in settings for settings in IMPLIED.values()):
+        if get_brokers.cache_info().currsize:
+            for broker in get_brokers():
+                broker.close()
         get_brokers.cache_clear()
 
 

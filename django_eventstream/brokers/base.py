@@ -18,12 +18,16 @@ class BrokerBase:
 
     #: Dotted path of a function that hands streams over to a proxy which this broker publishes
     #: to. Called with a request and the view's keyword arguments, it returns a response, or
-    #: None where the stream is to be opened here.
+    #: None where the stream is to be opened here. Called without keyword arguments (None), it
+    #: answers only what goes on with a stream that was handed over before.
     handoff: str | None = None
 
     def check(self) -> Iterable[CheckMessage]:
         """Return what the system checks should say of the broker's settings."""
         return ()
+
+    def close(self) -> None:
+        """End what works for the broker; what it has not handed on yet is dropped."""
 
     def publish(self, message: Message, *, wait: bool = False) -> None:
         """Carry a message to every stream that it concerns; called from any thread.

@@ -15,6 +15,7 @@ Names are percent-encoded, which takes out what has a meaning in headers.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 import uuid
@@ -39,6 +40,8 @@ from ..sse import encode_error, encode_id, encode_reset
 from .base import BrokerBase
 from .outbox import Outbox, Refused, Unreachable
 
+logger = logging.getLogger("django_eventstream")
+
 #: Seconds for connecting to a proxy, and for its answer.
 TIMEOUT = (3.0, 10.0)
 #: After how many idle seconds a connection is not used again: the proxy may be closing it.
@@ -52,6 +55,8 @@ MAX_SUBSCRIPTIONS = 20
 #: What the addresses of control interfaces begin with, on HTTP and on ZeroMQ.
 SCHEMES = ("http", "https", "tcp", "ipc")
 _PREFIX = re.compile(r"[\w.:/-]*", re.ASCII)
+
+LOGIN_REQUIRED = "django.contrib.auth.middleware.LoginRequiredMiddleware"
 
 #: The user name of anonymous streams.
 ANONYMOUS = "anonymous"
@@ -220,13 +225,18 @@ class HttpProxy(Proxy):
             self._session.close()  # its connections; a new one is made
         try:
             response = self._session.post(
-                url, body.encode(), headers=headers, auth=self._authorize, timeout=TIMEOUT
+                url,
+                body.encode(),
+                headers=headers,
+                auth=self._authorize,
+                timeout=TIMEOUT,
+                allow_redirects=False,  # a POST would become a GET, and be lost
             )
         except requests.RequestException as error:
             sent = not isinstance(error, requests.ConnectTimeout) and not _is_refusal(error)
-            raise Unreachable(str(error), sent=sent) from error
+            raise Unreachable(find_reason(error), sent=sent) from error
         self._used_at = time.monotonic()
-        if not response.ok:
+        if not 200 <= response.status_code < 300:
             text = f"status {response.status_code}: {response.text[:200].strip()}"
             if response.status_code in (400, 413, 422):
                 raise Refused(text)
@@ -270,12 +280,15 @@ def get_configs() -> list[Mapping[str, Any]]:
     """
     configs: list[dict[str, Any]]
     try:
-        configs = [dict(config) for config in getattr(django_settings, "GRIP_PROXIES", None) or ()]
+        proxies = getattr(django_settings, "GRIP_PROXIES", None) or []
+        if not isinstance(proxies, list):
+            raise TypeError("GRIP_PROXIES is no list")
+        configs = [dict(config) for config in proxies]
         if url := getattr(django_settings, "GRIP_URL", None):
             configs.append(parse_grip_uri(url))
         for config in configs:
             uri = urlsplit(config.get("control_uri") or config["control_zmq_uri"])
-            if uri.scheme not in SCHEMES or not (uri.netloc or uri.path):
+            if uri.scheme not in SCHEMES or not (uri.netloc or uri.path) or uri.port == 0:
                 raise ValueError("this is no URL")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # Not the value, which may hold a key.
@@ -286,7 +299,16 @@ def get_configs() -> list[Mapping[str, Any]]:
     if verify_key := getattr(django_settings, "GRIP_VERIFY_KEY", None):
         for config in configs:
             config.setdefault("verify_key", verify_key)
-    return list(configs)
+    # django-grip adds the proxy of GRIP_URL to GRIP_PROXIES when it is imported.
+    return [config for n, config in enumerate(configs) if config not in configs[:n]]
+
+
+def find_reason(error: BaseException) -> str:
+    """Return what is at the root of an error, without the URL that requests puts into its own."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    is_systems = isinstance(error, OSError) and not isinstance(error, requests.RequestException)
+    return str(error) if is_systems else type(error).__name__
 
 
 def _is_refusal(error: requests.RequestException) -> bool:
@@ -306,6 +328,11 @@ class GripBroker(BrokerBase):
     def __init__(self) -> None:
         self._outboxes = [Outbox(proxy) for proxy in map(_connect, get_configs()) if proxy]
 
+    def close(self) -> None:
+        """End the outboxes' threads."""
+        for outbox in self._outboxes:
+            outbox.close()
+
     def check(self) -> Iterable[checks.CheckMessage]:
         """Check GRIP_PREFIX, and that Pushpin holds streams with so many channels."""
         if not _PREFIX.fullmatch(get_prefix()):
@@ -321,12 +348,20 @@ class GripBroker(BrokerBase):
                 hint="Raise connection_subscription_max in pushpin.conf, and silence this check.",
                 id="django_eventstream.W004",
             )
+        if LOGIN_REQUIRED in django_settings.MIDDLEWARE:
+            yield checks.Warning(
+                "LoginRequiredMiddleware refuses what a GRIP proxy asks of the endpoint: its "
+                "requests carry a signed token in place of cookies.",
+                hint="Mark the endpoint with login_not_required, let the channel manager's "
+                "can_read_channel() refuse user None, and silence this check.",
+                id="django_eventstream.W005",
+            )
 
     def publish(self, message: Message, *, wait: bool = False) -> None:
         """Publish a message, or wait until every proxy took it or turned out unreachable."""
         taken = [outbox.put(message) for outbox in self._outboxes]
-        if wait:
-            futures.wait(taken, sum(TIMEOUT))
+        if wait and futures.wait(taken, sum(TIMEOUT)).not_done:
+            logger.warning("A GRIP proxy has not taken an event in %s s yet", sum(TIMEOUT))
 
 
 def _connect(config: Mapping[str, Any]) -> Proxy | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from multiprocessing.util import Finalize
 from typing import NamedTuple, Protocol
 
@@ -104,6 +104,7 @@ class Outbox:
         # How many letters go one by one, for one among them was refused.
         self._singly = 0
         self._failing = False
+        self._closed = False
         self._thread: threading.Thread | None = None
         # Also at the end of multiprocessing's children, where atexit is not called; and not in
         # a forked child, which has no thread that would empty it.
@@ -115,7 +116,7 @@ class Outbox:
         The future is done when the proxy took it, or turned out unreachable.
         """
         taken: Future[None] = Future()
-        if isinstance(message, Gap):  # which hubs look after
+        if isinstance(message, Gap) or self._closed:  # hubs look after gaps
             taken.set_result(None)
             return taken
         letter = Letter(message, taken)
@@ -129,10 +130,9 @@ class Outbox:
             if self._failing:
                 letter.finish()
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, name="eventstream-outbox", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="eventstream-outbox", daemon=True)
+                thread.start()  # which may fail
+                self._thread = thread
             self._changed.notify_all()
         return taken
 
@@ -141,15 +141,27 @@ class Outbox:
         with self._changed:
             self._changed.wait_for(lambda: not self._is_busy(), timeout)
 
+    def close(self) -> None:
+        """Drop what waits, and end the thread."""
+        with self._changed:
+            self._closed = True
+            for letter in [*self._batch, *self._waiting]:
+                letter.finish()
+            self._waiting.clear()
+            self._batch = []
+            self._lost = {}
+            self._changed.notify_all()
+
     def _work(self) -> None:
         """Publish what comes, until nothing has for a while."""
         pause = FIRST_PAUSE
         while True:
             with self._changed:
-                if not self._changed.wait_for(self._is_busy, IDLE_TIME):
+                self._changed.wait_for(lambda: self._closed or self._is_busy(), IDLE_TIME)
+                if not self._is_busy():
                     self._thread = None
                     return
-                lost = dict(self._lost)
+                lost = dict(islice(self._lost.items(), BATCH))
                 if not (self._batch or lost):
                     self._fill_batch()
                 batch = list(self._batch)
@@ -160,7 +172,8 @@ class Outbox:
                     self._carrier.carry([letter.message for letter in batch])
             except Unreachable as error:
                 self._note_failure(error)
-                time.sleep(pause * random.uniform(0.5, 1))
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed, pause * random.uniform(0.5, 1))
                 pause = min(pause * 2, LONGEST_PAUSE)
             except Exception as error:
                 self._note_refusal(error, lost)
@@ -195,8 +208,9 @@ class Outbox:
             size += letter.size
 
     def _lose(self, letter: Letter) -> None:
-        if letter.is_event:
-            self._lost[letter.message.channel] = letter.is_reliable
+        channel = letter.message.channel
+        if letter.is_event and (len(self._lost) < CAPACITY or channel in self._lost):
+            self._lost[channel] = letter.is_reliable
         letter.finish()
 
     # Inside, what became of a try
@@ -236,7 +250,8 @@ class Outbox:
                 self._size += sum(letter.size for letter in self._batch)
             else:
                 channels = list(lost) or [letter.message.channel for letter in self._batch]
-                logger.error("%s refused %s: %s", self._carrier.name, channels, error)
+                names = ", ".join(map(repr, channels[:3])) + (", …" if channels[3:] else "")
+                logger.error("%s refused channel %s: %s", self._carrier.name, names, error)
                 for channel in lost:
                     del self._lost[channel]
                 for letter in [] if lost else self._batch:

@@ -15,7 +15,7 @@ from django.core.management import ManagementUtility
 from django.core.management.base import CommandError
 from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
 
-from django_eventstream.brokers.grip import HttpProxy, get_configs
+from django_eventstream.brokers.grip import HttpProxy, find_reason, get_configs
 from django_eventstream.brokers.outbox import Refused, Unreachable
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def get_tunnels(url: str) -> list[Tunnel]:
             response = session.get(url, timeout=TIMEOUT)
         except requests.RequestException as error:
             raise CommandError(
-                f"ngrok does not answer at {url} ({_find_reason(error)}). Start it with 'ngrok "
+                f"ngrok does not answer at {url} ({find_reason(error)}). Start it with 'ngrok "
                 "http 8000', or give the address of its API with --ngrok-api."
             ) from error
     try:
@@ -157,7 +157,7 @@ def set_origin(config: Mapping[str, Any], origin: Mapping[str, str | int]) -> No
     except (Refused, Unreachable) as error:
         if isinstance(error.__cause__, requests.RequestException):
             raise CommandError(
-                f"{proxy.name} cannot be reached ({_find_reason(error)}). Correct "
+                f"{proxy.name} cannot be reached ({find_reason(error)}). Correct "
                 "its address in GRIP_URL or GRIP_PROXIES, or try again later."
             ) from error
         raise CommandError(
@@ -166,11 +166,3 @@ def set_origin(config: Mapping[str, Any], origin: Mapping[str, str | int]) -> No
             "you; a Pushpin of your own takes origins only from its file routes, and needs no "
             "tunnel."
         ) from error
-
-
-def _find_reason(error: BaseException) -> str:
-    """Return what is at the root of an error, without the URL that requests puts into its own."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    is_systems = isinstance(error, OSError) and not isinstance(error, requests.RequestException)
-    return str(error) if is_systems else type(error).__name__
