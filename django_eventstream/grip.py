@@ -3,7 +3,7 @@
 A request that came through a proxy is answered at once, with what one read of the log finds
 and headers that have the proxy hold the stream, give it what ``brokers.grip`` publishes, and
 ask again by the *next link*: right away while more of the log is to be read, when the proxy
-misses an event, and after a while of silence. The protocol is that of
+misses an event, and after a while. The protocol is that of
 https://pushpin.org/docs/protocols/grip/; ``django_grip.GripMiddleware`` reads its request
 headers and writes those of the response.
 
@@ -367,7 +367,7 @@ def _instruct(
 ) -> HttpResponse:
     """Return the response that has the proxy hold the stream, or ask at once for ``more``.
 
-    ``pause``: after how many silent seconds it asks again.
+    ``pause``: after how many seconds it asks again.
     """
     instruct = request.grip.start_instruct()
     id_format = []

@@ -614,7 +614,7 @@ def test_senders_and_kicks_reach_the_proxy(proxy, django_user_model):
     send_event("a", "message", 1, async_publish=False)
     send_event("loose-a", "message", 2, async_publish=False)
     channel_permission_changed(AnonymousUser(), "users-a")
-    channel_permission_changed(user, "group-x-a")
+    channel_permission_changed(user, "a")  # which is public, but not for the inactive
     wait_until(lambda: len(proxy.items) == 6)
     assert [item["channel"] for item in proxy.items] == [
         *("events-a", "events-loose-a", "user-anonymous", "user-anonymous"),
