@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import resource
 import signal
 import socket
@@ -29,9 +30,13 @@ TIMEOUT = 20.0
 
 def free_port() -> int:
     """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    # Below those that outgoing connections get, one of which could take it before the server.
+    for _ in range(100):
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def wait_until(
