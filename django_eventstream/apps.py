@@ -5,6 +5,8 @@ from django.core.checks import register
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
+from .brokers import get_brokers
+
 
 class DjangoEventstreamConfig(AppConfig):
     """``django_eventstream`` in ``INSTALLED_APPS``."""
@@ -14,7 +16,6 @@ class DjangoEventstreamConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks, and load what brokers need."""
-        from .brokers import get_brokers
         from .checks import check_settings  # imports models, which now may be
 
         register(check_settings)

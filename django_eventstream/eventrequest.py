@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.db import models
@@ -77,16 +77,7 @@ class EventRequest:
             if self.user is None:
                 self.user = stale
                 raise EventPermissionError.for_channels(self.channels)
-        if self.user is not None and not getattr(self.user, "is_active", True):
-            raise EventPermissionError.for_channels(self.channels)
-        manager = get_channelmanager()
-        denied = [
-            channel
-            for channel in self.channels
-            if not call(manager.can_read_channel, self.user, channel)
-        ]
-        if denied:
-            raise EventPermissionError.for_channels(denied)
+        check_permission(self.user, self.channels)
 
     def _read(
         self, http_request: HttpRequest, channel_limit: int, view_kwargs: Mapping[str, Any]
@@ -116,6 +107,16 @@ class EventRequest:
             self.channel_last_ids = {
                 channel: positions[channel] for channel in self.channels if channel in positions
             }
+
+
+def check_permission(user: Any, channels: Iterable[str]) -> None:
+    """Raise EventPermissionError unless the user, who may be None, may read every channel."""
+    denied = list(channels)
+    if user is None or getattr(user, "is_active", True):
+        manager = get_channelmanager()
+        denied = [name for name in denied if not call(manager.can_read_channel, user, name)]
+    if denied:
+        raise EventPermissionError.for_channels(denied)
 
 
 def current_user(user: Any) -> Any:

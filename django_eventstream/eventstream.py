@@ -15,7 +15,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from .channelmanager import call, get_channelmanager
 from .event import Event, check_channel, check_data, check_event_type, check_skip_user_ids
-from .eventrequest import EventRequest, current_user, user_id
+from .eventrequest import EventRequest, check_permission, current_user, user_id
 from .eventresponse import EventResponse
 from .exceptions import EventDoesNotExist, EventPermissionError
 from .hub import publish, trim_log_now_and_then
@@ -142,10 +142,7 @@ def get_events(request: EventRequest, limit: int = 100, user: Any = None) -> Eve
     not read one of the channels.
     """
     user = current_user(request.user if user is None else user)
-    manager = get_channelmanager()
-    denied = [name for name in request.channels if not call(manager.can_read_channel, user, name)]
-    if denied:
-        raise EventPermissionError.for_channels(denied)
+    check_permission(user, request.channels)
     response = EventResponse(is_next=request.is_next, is_recover=request.is_recover, user=user)
     per_channel = max(1, limit // max(1, len(request.channels)))
     for channel in request.channels:
@@ -185,8 +182,9 @@ def channel_permission_changed(user: Any, channel: str) -> None:
 
 
 def _check_permission(user: Any, channel: str) -> None:
-    inactive = user is not None and not getattr(user, "is_active", True)
-    if inactive or not call(get_channelmanager().can_read_channel, user, channel):
+    try:
+        check_permission(user, [channel])
+    except EventPermissionError:
         publish(Revoked(user_id(user), channel))
 
 

@@ -187,7 +187,7 @@ def _identify(user: Any) -> tuple[str, str] | None:
 # Requests
 
 
-def hand_over(request: HttpRequest, view_kwargs: Mapping[str, Any] | None) -> HttpResponse | None:
+def hand_over(request: Any, view_kwargs: Mapping[str, Any] | None) -> HttpResponse | None:
     """Answer a request that came through a proxy; None when it did not.
 
     Without keyword arguments only one that goes on with a stream.
@@ -198,7 +198,11 @@ def hand_over(request: HttpRequest, view_kwargs: Mapping[str, Any] | None) -> Ht
     middleware = django_grip.GripMiddleware(lambda request: HttpResponse())
     middleware.process_request(request)
     response = _respond(request, view_kwargs)
-    return None if response is None else middleware.process_response(request, response)
+    if response is None:
+        del request.grip  # which would look like the middleware's, should this be asked again
+        return None
+    handed_over: HttpResponse = middleware.process_response(request, response)
+    return handed_over
 
 
 def _respond(request: Any, view_kwargs: Mapping[str, Any] | None) -> HttpResponse | None:

@@ -81,7 +81,7 @@ def _respond(request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
     if request.method != "GET":
         return HttpResponseNotAllowed(["GET", "OPTIONS"])
     try:
-        if (response := hand_over(request, kwargs)) is not None:
+        if (response := _hand_over(request, kwargs)) is not None:
             return response
         event_request = EventRequest(request, view_kwargs=kwargs)
         channels = event_request.reliable_channels()
@@ -110,12 +110,20 @@ def _respond(request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
     )
 
 
-def hand_over(request: HttpRequest, kwargs: dict[str, Any] | None) -> HttpResponse | None:
-    """Return the response of a proxy's driver, if the request came through one.
+def go_on(request: HttpRequest) -> HttpResponse | None:
+    """Return the response to a proxy that asks for more of a stream it holds, None to others.
 
-    With ``kwargs`` None only if it goes on with a stream that was handed over before: a token
-    in it says who reads what, and the user is loaded and asked for anew.
+    A token in it says who reads what, and the user is loaded and asked for anew: it is for
+    views that would otherwise want somebody logged in.
     """
+    try:
+        return _hand_over(request, None)
+    except ImproperlyConfigured:
+        return _misconfigured()
+
+
+def _hand_over(request: HttpRequest, kwargs: dict[str, Any] | None) -> HttpResponse | None:
+    """Return the response of a proxy's driver, if the request came through one."""
     for broker in get_brokers():
         if broker.handoff:
             response: HttpResponse | None = import_string(broker.handoff)(request, kwargs)

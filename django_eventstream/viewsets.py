@@ -34,7 +34,7 @@ from rest_framework.settings import api_settings
 from rest_framework.viewsets import ViewSet
 
 from .cors import add_cors_headers
-from .views import events, hand_over
+from .views import events, go_on
 
 
 class _AsView(classonlymethod):  # type: ignore[type-arg]  # not generic at run time
@@ -102,7 +102,7 @@ class EventsViewSet(ViewSet):  # type: ignore[misc]
             # A preflight carries no credentials: authentication would refuse it.
             return events(request)
         # Nor does what a proxy asks later, with a token.
-        response = hand_over(request, None)
+        response = go_on(request)
         if response is not None:
             return response
         return super().dispatch(request, *args, **kwargs)

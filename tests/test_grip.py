@@ -317,6 +317,12 @@ def test_view_set_lets_the_proxy_ask_without_a_login(rest_framework_project, dja
     assert response["Grip-Hold"] == "stream"
     response = get(next_link(response), **{"Grip-Last": "events-users-a; last-id=0"})
     assert response["Grip-Hold"] == "stream"
+    # As well where the middleware is not there, and the driver is asked twice.
+    middleware = rest_framework_project.MIDDLEWARE
+    rest_framework_project.MIDDLEWARE = middleware[1:]
+    response = get("/view-set/", client, Accept="text/event-stream")
+    assert response["Grip-Hold"] == "stream"
+    rest_framework_project.MIDDLEWARE = middleware
     assert get("/view-set/?link=next").content.startswith(b"event: stream-error")
     assert get("/view-set/").status_code == 403
 
@@ -715,7 +721,8 @@ def event(n, channel="a", data="", event_id=None):
 
 
 @pytest.fixture
-def carrier():
+def carrier(monkeypatch):
+    monkeypatch.setattr("django_eventstream.brokers.outbox.FIRST_PAUSE", 0.01)
     return Carrier()
 
 
@@ -732,10 +739,7 @@ def test_gap_is_nothing_for_a_proxy(carrier):
     assert carrier.carried == []
 
 
-def test_what_waits_is_carried_once_the_proxy_is_back_and_the_log_tells_once(
-    carrier, caplog, monkeypatch
-):
-    monkeypatch.setattr("django_eventstream.brokers.outbox.FIRST_PAUSE", 0.01)
+def test_what_waits_is_carried_once_the_proxy_is_back_and_the_log_tells_once(carrier, caplog):
     carrier.error = Unreachable("it is down")
     outbox = Outbox(carrier)
     messages = [event(n, event_id=n) for n in range(1, 6)]
@@ -754,7 +758,6 @@ def test_what_waits_is_carried_once_the_proxy_is_back_and_the_log_tells_once(
 
 
 def test_what_finds_no_room_is_told_as_lost(carrier, monkeypatch):
-    monkeypatch.setattr("django_eventstream.brokers.outbox.FIRST_PAUSE", 0.01)
     monkeypatch.setattr("django_eventstream.brokers.outbox.CAPACITY", 3)
     carrier.error = Unreachable("it is down")
     outbox = Outbox(carrier)
@@ -768,7 +771,6 @@ def test_what_finds_no_room_is_told_as_lost(carrier, monkeypatch):
 
 
 def test_many_losses_are_told_in_parts(carrier, monkeypatch):
-    monkeypatch.setattr("django_eventstream.brokers.outbox.FIRST_PAUSE", 0.01)
     monkeypatch.setattr("django_eventstream.brokers.outbox.CAPACITY", 300)
     carrier.error = Unreachable("it is down")
     outbox = Outbox(carrier)
@@ -803,7 +805,6 @@ def test_forked_child_ends_whatever_the_parents_threads_held(carrier):
 
 
 def test_kick_always_finds_room(carrier, monkeypatch):
-    monkeypatch.setattr("django_eventstream.brokers.outbox.FIRST_PAUSE", 0.01)
     monkeypatch.setattr("django_eventstream.brokers.outbox.CAPACITY", 2)
     carrier.error = Unreachable("it is down")
     outbox = Outbox(carrier)
@@ -817,7 +818,6 @@ def test_kick_always_finds_room(carrier, monkeypatch):
 
 
 def test_large_messages_have_a_limit_of_their_own(carrier, monkeypatch):
-    monkeypatch.setattr("django_eventstream.brokers.outbox.FIRST_PAUSE", 0.01)
     monkeypatch.setattr("django_eventstream.brokers.outbox.MAX_SIZE", 1000)
     carrier.error = Unreachable("it is down")
     outbox = Outbox(carrier)
@@ -830,8 +830,7 @@ def test_large_messages_have_a_limit_of_their_own(carrier, monkeypatch):
     assert carrier.lost == [{"a": False, "b": False}]
 
 
-def test_what_may_have_been_taken_is_repeated_only_where_that_is_seen(carrier, monkeypatch):
-    monkeypatch.setattr("django_eventstream.brokers.outbox.FIRST_PAUSE", 0.01)
+def test_what_may_have_been_taken_is_repeated_only_where_that_is_seen(carrier):
     carrier.error = Unreachable("no answer", sent=True)
     outbox = Outbox(carrier)
     messages = [event(1, event_id=1), event(1, "loose"), Revoked("7", "a")]
