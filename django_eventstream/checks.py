@@ -163,10 +163,16 @@ def _check_headers() -> Iterator[CheckMessage]:
 
 def _check_brokers() -> Iterator[CheckMessage]:
     try:
-        for broker in get_brokers():
-            yield from broker.check()
+        brokers = get_brokers()
     except ImproperlyConfigured as error:
-        yield Error(str(error), id="django_eventstream.E007")
+        text = str(error)
+        if text.startswith("GRIP"):
+            yield Error(text, id="django_eventstream.E007")
+        elif not text.startswith("EVENTSTREAM_STORAGE_CLASS"):  # said above
+            yield Error(text, id="django_eventstream.E009")
+        return
+    for broker in brokers:
+        yield from broker.check()
 
 
 def _is_host(text: str) -> bool:

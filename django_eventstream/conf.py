@@ -30,6 +30,29 @@ class Settings:
         default = "django_eventstream.channelmanager.DefaultChannelManager"
         return self._get("CHANNELMANAGER_CLASS", default) or default
 
+    @property
+    def broker(self) -> list[str] | None:
+        """Short names or dotted paths of the brokers; None: they follow from other settings."""
+        value = self._get("BROKER", None)
+        if not value:
+            return None
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
+            raise ImproperlyConfigured(
+                f"EVENTSTREAM_BROKER is {value!r}: give the name of a broker, or a list of names."
+            )
+        return list(dict.fromkeys(names))
+
+    @property
+    def redis(self) -> Any:
+        """How the Redis broker connects: a URL, or keyword arguments of redis-py's client."""
+        return self._get("REDIS", None) or None
+
+    @property
+    def storage_connection(self) -> Any:
+        """The same for RedisStorage."""
+        return self._get("STORAGE_CONNECTION", None) or None
+
     # Streams
 
     @property

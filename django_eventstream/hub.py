@@ -25,7 +25,8 @@ from .conf import settings
 from .event import Event
 from .exceptions import EventDoesNotExist, EventPermissionError, StorageUnavailable
 from .feed import Entry, Feed
-from .messages import Gap, Message, Published, Revoked
+from .listening import Listening
+from .messages import Gap, Message, Published, Revoked, Stored
 from .protocol import StreamProtocol
 from .storage import get_storage
 from .storage.base import StorageBase, read_page
@@ -86,6 +87,8 @@ class Hub:
         self._asking = asyncio.Lock()
         self._reads: dict[Feed, dict[int, asyncio.Future[list[Entry]]]] = {}
         self._filling: set[Feed] = set()
+        #: What is heard from other processes.
+        self.listening = Listening(loop, self.receive_message, _note_revoked, self._start)
 
     # From any thread
 
@@ -121,11 +124,13 @@ class Hub:
                 feed = Feed(channel, capacity=settings.burst_size)
                 self._feeds[channel] = feed
                 self._streams[feed] = set()
+                self.listening.join(channel)
             self._streams[feed].add(stream)
             feeds[channel] = feed
         self._count += 1
         if self._count == 1:
             self._start(self._keep_time())
+            self.listening.begin(brokers.get_brokers())
             if self._storage is not None:
                 self._start(self._poll(self._storage))
         return feeds
@@ -138,6 +143,7 @@ class Hub:
             if not self._streams[feed]:
                 del self._streams[feed]
                 del self._feeds[channel]
+                self.listening.leave(channel)
         self._count -= 1
         if self._count == 0:
             for task in self._tasks:
@@ -189,10 +195,12 @@ class Hub:
             self._room.notify_all()
         grown = set()
         for message in messages:
-            if isinstance(message, Published):
-                feed = self._feeds.get(message.event.channel)
+            if isinstance(message, (Published, Stored)):
+                feed = self._feeds.get(message.channel)
                 if feed is not None:
-                    if feed.receive_event(message.event):
+                    if isinstance(message, Stored):
+                        feed.receive_known(message.id)
+                    elif feed.receive_event(message.event):
                         grown.add(feed)
                     if feed.is_behind:
                         self._fill(feed)
@@ -364,17 +372,8 @@ class Hub:
         while True:
             delay = min(settings.poll_interval * 2**failures, MAX_BACK_OFF)
             await asyncio.sleep(delay * random.uniform(0.9, 1.1))
-            completed: list[Event] = []
-
-            def read(names: list[str]) -> dict[str, int]:
-                current_ids, numbered = storage.poll(names)
-                completed.extend(numbered)  # noqa: B023 (called before the next round)
-                return current_ids
-
             try:
-                await self._read_current(read, self._feeds_to_poll())
-                for event in completed:
-                    publish(Published(event))
+                await self._read_current(partial(_poll, storage), self._feeds_to_poll())
                 trim_log_now_and_then()
             except Exception as error:  # whatever it is, the poll must go on
                 if not failures:
@@ -430,6 +429,9 @@ _hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
 #: Receivers besides the hubs.
 onlookers: list[Receiver] = []
 _hubs_lock = threading.Lock()
+# Whether this process ever had streams, and whether it was told that its events reach nobody.
+_had_receivers = False
+_has_told = False
 # For streams that are opened while their user is losing the permission: checked before, and
 # not yet here when the message came.
 _revocations: deque[tuple[float, Revoked]] = deque(maxlen=10_000)
@@ -439,18 +441,20 @@ _trimming = threading.Lock()
 
 def get_hub() -> Hub:
     """Return the running event loop's hub."""
+    global _had_receivers
     loop = asyncio.get_running_loop()
     with _hubs_lock:
         hub = _hubs.get(loop)
         if hub is None:
             hub = _hubs[loop] = Hub(loop, get_storage())
+            _had_receivers = True
         return hub
 
 
 def deliver(message: Message) -> None:
     """Hand a message to every stream of this process that it concerns, from any thread."""
     if isinstance(message, Revoked):
-        _revocations.append((time.monotonic(), message))
+        _note_revoked(message)
     with _hubs_lock:
         receivers: list[Receiver] = [*_hubs.values(), *onlookers]
     for receiver in receivers:
@@ -462,8 +466,31 @@ def publish(message: Message, *, wait: bool = False) -> None:
 
     ``wait``: until brokers that talk to a proxy have been answered.
     """
+    global _has_told
     deliver(message)
-    brokers.publish(message, wait=wait)
+    reaches = brokers.publish(message, wait=wait)
+    if reaches or _has_told or _had_receivers or onlookers:
+        return
+    if isinstance(message, Published) and message.event.id is not None:
+        return  # the poll of processes with streams finds it
+    _has_told = True
+    logger.warning(
+        "Channel %r: there are no streams in this process, and no broker carries anything to "
+        "other processes. If streams are there, set EVENTSTREAM_BROKER; see docs/brokers.md.",
+        message.channel,
+    )
+
+
+def _poll(storage: StorageBase, names: list[str]) -> dict[str, int]:
+    """Poll the log, and publish what had been left pending."""
+    current_ids, numbered = storage.poll(names)
+    for event in numbered:
+        publish(Published(event))
+    return current_ids
+
+
+def _note_revoked(revoked: Revoked) -> None:
+    _revocations.append((time.monotonic(), revoked))
 
 
 def was_revoked(user_id: str | None, channels: Collection[str], since: float) -> bool:

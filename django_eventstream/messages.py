@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import cached_property
+from typing import Any, TypeAlias
 
 from .event import Event
 
@@ -21,6 +23,14 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """The log has an event with this id on a channel, which the message is too small to carry."""
+
+    channel: str
+    id: int
+
+
+@dataclass(frozen=True)
 class Revoked:
     """A user lost the permission to read a channel; ``user_id`` None: anonymous streams."""
 
@@ -35,4 +45,84 @@ class Gap:
     channel: str | None = None
 
 
-Message: TypeAlias = Published | Revoked | Gap
+Message: TypeAlias = Published | Stored | Revoked | Gap
+
+
+class Unreadable(ValueError):
+    """A text is no message, or one of another version of the package."""
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A message on its way to other processes.
+
+    ``sequence`` counts 1, 2, 3 … what a sender sends on a channel, but for what the log has,
+    whose ids do that: there it is None. ``age`` is how many seconds ago the count began.
+    """
+
+    message: Message
+    sender: str
+    sequence: int | None = None
+    age: float = 0.0
+
+    @cached_property
+    def text(self) -> str:
+        """The envelope as a text (JSON), made once for all brokers."""
+        message = self.message
+        fields: dict[str, Any] = {"from": self.sender, "channel": message.channel}
+        if self.sequence is not None:
+            fields |= {"sequence": self.sequence, "age": round(self.age, 3)}
+        if isinstance(message, Published):
+            event = message.event
+            fields |= {"kind": "published", "type": event.type, "data": event.data}
+            if event.id is not None:
+                fields["id"] = event.id
+            if event.skip_user_ids:
+                fields["skip"] = sorted(event.skip_user_ids)
+        elif isinstance(message, Stored):
+            fields |= {"kind": "stored", "id": message.id}
+        elif isinstance(message, Revoked):
+            fields |= {"kind": "revoked", "user": message.user_id}
+        else:
+            fields["kind"] = "gap"
+        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str | bytes) -> Envelope:
+        """Return what a text carries. Raises Unreadable."""
+        try:
+            fields = json.loads(text)
+            sequence, age = fields.get("sequence"), fields.get("age", 0.0)
+            _expect(sequence, int, type(None))
+            _expect(age, int, float)
+            return cls(_message(fields), _expect(fields["from"], str), sequence, age)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise Unreadable(f"not a message of this version: {error!r}") from error
+
+
+def _message(fields: dict[str, Any]) -> Message:
+    kind, channel = fields["kind"], fields["channel"]
+    if kind == "gap":
+        return Gap(_expect(channel, str, type(None)))
+    _expect(channel, str)
+    if kind == "stored":
+        return Stored(channel, _expect(fields["id"], int))
+    if kind == "revoked":
+        return Revoked(_expect(fields["user"], str, type(None)), channel)
+    if kind != "published":
+        raise ValueError(f"kind {kind!r}")
+    return Published(
+        Event(
+            channel,
+            _expect(fields["type"], str),
+            _expect(fields["data"], str),
+            _expect(fields.get("id"), int, type(None)),
+            frozenset(_expect(user_id, str) for user_id in fields.get("skip", ())),
+        )
+    )
+
+
+def _expect(value: Any, *types: type) -> Any:
+    if type(value) not in types:  # exactly: True is an int
+        raise TypeError(f"{value!r} is no {types[0].__name__}")
+    return value

@@ -37,3 +37,15 @@ class Event(models.Model):
 
     def __str__(self) -> str:
         return f"{self.channel}:{self.eid} {self.type}"
+
+
+class BrokerMessage(models.Model):
+    """A message that the database broker carries: a kick, or an event that is not stored."""
+
+    id = models.BigAutoField(primary_key=True)
+    #: ``messages.Envelope.text``.
+    text = models.TextField()
+    created = models.DateTimeField(auto_now_add=True, db_index=True)
+
+    def __str__(self) -> str:
+        return f"{self.id}"

@@ -182,6 +182,12 @@ class Stream:
     async def _advance(self) -> None:
         assert self._hub is not None
         opening = self.protocol.state is State.OPENING
+        if opening:
+            await self._hub.listening.wait_until_ready()
+            since = self._hub.listening.since
+            # A kick of another process, from before this one could hear it?
+            if since is not None and self._request.checked_at <= since:
+                self._suspect = True
         if self._suspect or (self._stale and self.protocol.state is State.READING):
             self._suspect = True  # until it is known
             await threads.run(self._request.check_permission, afresh=True)

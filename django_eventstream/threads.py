@@ -37,7 +37,7 @@ async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     ``async_to_sync`` inside it comes back to the running loop, so that asynchronous methods of
     a channel manager always find the loop that their clients belong to.
     """
-    if _is_testing():
+    if is_testing():
         # A test's transaction, or database in memory, exists on the test's own thread only.
         return await sync_to_async(_run_in_test)(function, *args, **kwargs)
     # asgiref's annotation asks for more than the Executor that it uses.
@@ -52,7 +52,7 @@ async def run_request(function: Callable[P, T], *args: P.args, **kwargs: P.kwarg
     It gets one of its own while it runs: a project's slow checks must not keep the threads
     above from reading the log.
     """
-    if _is_testing():
+    if is_testing():
         return await run(function, *args, **kwargs)
     async with ThreadSensitiveContext():
         try:
@@ -66,7 +66,7 @@ def run_in_background(function: Callable[[], object]) -> None:
 
     Not while testing: it would see other data than the test, or keep its database open.
     """
-    if not _is_testing():
+    if not is_testing():
         _threads.submit(function)
 
 
@@ -166,7 +166,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew)
 
 
-def _is_testing() -> bool:
+def is_testing() -> bool:
     """Return whether Django's test environment is set up: it gives mail an outbox."""
     return hasattr(mail, "outbox")
 

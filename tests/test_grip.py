@@ -22,6 +22,7 @@ from django.test import AsyncClient, Client, RequestFactory
 from django.urls import path
 
 from django_eventstream import channel_permission_changed, send_event
+from django_eventstream.brokers import enclose
 from django_eventstream.brokers import grip as grip_broker
 from django_eventstream.brokers.outbox import Outbox, Refused, Unreachable
 from django_eventstream.event import Event
@@ -573,7 +574,7 @@ def _base64(key):
 def publish(*messages):
     broker = grip_broker.GripBroker()
     for message in messages:
-        broker.publish(message, wait=True)
+        broker.publish(enclose(message), wait=True)
     broker.close()
 
 
@@ -663,14 +664,14 @@ def test_redirect_is_no_success(proxy):
     proxy.mode, proxy.status = "fail", 302
     carrier = grip_broker.HttpProxy({"control_uri": proxy.uri})
     with pytest.raises(Unreachable, match="status 302"):
-        carrier.carry([Published(Event("a", "message", "1"))])
+        carrier.carry([enclose(Published(Event("a", "message", "1")))])
 
 
 def test_secrets_stay_out_of_messages():
     config = {"control_uri": "http://user:secret@127.0.0.1:9/?token=secret", "key": "secret"}
     carrier = grip_broker.HttpProxy(config)
     with pytest.raises(Unreachable) as raised:
-        carrier.carry([Published(Event("a", "message", "1"))])
+        carrier.carry([enclose(Published(Event("a", "message", "1")))])
     assert "secret" not in f"{carrier.name} {raised.value}"
     assert "refused" in str(raised.value)
     assert not raised.value.sent
@@ -703,7 +704,8 @@ class Carrier:
         self.error = None
         self.tried = threading.Semaphore(0)
 
-    def carry(self, messages):
+    def carry(self, envelopes):
+        messages = [envelope.message for envelope in envelopes]
         self.tried.release()
         error = self.error(messages) if callable(self.error) else self.error
         if error:
@@ -729,13 +731,13 @@ def carrier(monkeypatch):
 def test_messages_keep_their_order_and_go_in_batches(carrier):
     outbox = Outbox(carrier)
     messages = [event(n, event_id=n) for n in range(1, 1000)]
-    last = [outbox.put(message) for message in messages][-1]
+    last = [outbox.put(enclose(message)) for message in messages][-1]
     last.result(10)
     assert carrier.carried == messages
 
 
 def test_gap_is_nothing_for_a_proxy(carrier):
-    Outbox(carrier).put(Gap()).result(1)
+    Outbox(carrier).put(enclose(Gap())).result(1)
     assert carrier.carried == []
 
 
@@ -744,7 +746,7 @@ def test_what_waits_is_carried_once_the_proxy_is_back_and_the_log_tells_once(car
     outbox = Outbox(carrier)
     messages = [event(n, event_id=n) for n in range(1, 6)]
     for message in messages:
-        outbox.put(message).result(5)  # nobody waits for a proxy that is down
+        outbox.put(enclose(message)).result(5)  # nobody waits for a proxy that is down
     for _ in range(4):
         carrier.tried.acquire(timeout=5)
     carrier.error = None
@@ -761,9 +763,11 @@ def test_what_finds_no_room_is_told_as_lost(carrier, monkeypatch):
     monkeypatch.setattr("django_eventstream.brokers.outbox.CAPACITY", 3)
     carrier.error = Unreachable("it is down")
     outbox = Outbox(carrier)
-    outbox.put(event(1, "held")).result(5)
+    outbox.put(enclose(event(1, "held"))).result(5)
     for n in range(1, 7):
-        outbox.put(event(n, "reliable" if n % 2 else "loose", event_id=n if n % 2 else None))
+        outbox.put(
+            enclose(event(n, "reliable" if n % 2 else "loose", event_id=n if n % 2 else None))
+        )
     carrier.error = None
     outbox.flush(5)
     assert [m.event.channel for m in carrier.carried] == ["held", "loose", "reliable", "loose"]
@@ -774,9 +778,9 @@ def test_many_losses_are_told_in_parts(carrier, monkeypatch):
     monkeypatch.setattr("django_eventstream.brokers.outbox.CAPACITY", 300)
     carrier.error = Unreachable("it is down")
     outbox = Outbox(carrier)
-    outbox.put(event(1, "held")).result(5)
+    outbox.put(enclose(event(1, "held"))).result(5)
     for n in range(1000):
-        outbox.put(event(n, f"c{n}", event_id=None))
+        outbox.put(enclose(event(n, f"c{n}", event_id=None)))
     carrier.error = None
     outbox.flush(10)
     assert [len(lost) for lost in carrier.lost] == [100, 100, 100]
@@ -788,14 +792,14 @@ def test_thread_that_cannot_be_started_is_started_by_the_next_message(carrier, m
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", mock.Mock(side_effect=RuntimeError("no thread")))
         with pytest.raises(RuntimeError):
-            outbox.put(event(1))
-    outbox.put(event(2)).result(5)
+            outbox.put(enclose(event(1)))
+    outbox.put(enclose(event(2))).result(5)
     assert len(carrier.carried) == 2
 
 
 def test_forked_child_ends_whatever_the_parents_threads_held(carrier):
     outbox = Outbox(carrier)
-    outbox.put(event(1)).result(5)
+    outbox.put(enclose(event(1))).result(5)
     with outbox._changed:
         child = os.fork()
         if not child:
@@ -808,10 +812,10 @@ def test_kick_always_finds_room(carrier, monkeypatch):
     monkeypatch.setattr("django_eventstream.brokers.outbox.CAPACITY", 2)
     carrier.error = Unreachable("it is down")
     outbox = Outbox(carrier)
-    outbox.put(event(1, "held")).result(5)
+    outbox.put(enclose(event(1, "held"))).result(5)
     kick = Revoked("7", "a")
     for message in (kick, event(1, "b"), event(2, "c")):
-        outbox.put(message)
+        outbox.put(enclose(message))
     carrier.error = None
     outbox.flush(5)
     assert carrier.carried[1:] == [kick, event(2, "c")]
@@ -821,9 +825,9 @@ def test_large_messages_have_a_limit_of_their_own(carrier, monkeypatch):
     monkeypatch.setattr("django_eventstream.brokers.outbox.MAX_SIZE", 1000)
     carrier.error = Unreachable("it is down")
     outbox = Outbox(carrier)
-    outbox.put(event(1, "held")).result(5)
+    outbox.put(enclose(event(1, "held"))).result(5)
     for channel in "abc":
-        outbox.put(event(1, channel, "x" * 600))
+        outbox.put(enclose(event(1, channel, "x" * 600)))
     carrier.error = None
     outbox.flush(5)
     assert [m.event.channel for m in carrier.carried] == ["held", "c"]
@@ -835,7 +839,7 @@ def test_what_may_have_been_taken_is_repeated_only_where_that_is_seen(carrier):
     outbox = Outbox(carrier)
     messages = [event(1, event_id=1), event(1, "loose"), Revoked("7", "a")]
     with outbox._changed:  # so that all go at once
-        taken = [outbox.put(message) for message in messages]
+        taken = [outbox.put(enclose(message)) for message in messages]
     for future in taken:
         future.result(5)
     carrier.error = None
@@ -854,7 +858,7 @@ def test_what_is_refused_keeps_nothing_else_back(carrier, caplog):
     outbox = Outbox(carrier)
     messages = [event(n, f"c{n}", "large" if n == 3 else "", n) for n in range(1, 6)]
     with outbox._changed:  # so that all go at once
-        taken = [outbox.put(message) for message in messages]
+        taken = [outbox.put(enclose(message)) for message in messages]
     for future in taken:
         future.result(5)
     outbox.flush(5)
@@ -866,9 +870,9 @@ def test_what_is_refused_keeps_nothing_else_back(carrier, caplog):
 def test_bug_of_a_carrier_ends_nothing(carrier, caplog):
     carrier.error = lambda messages: ZeroDivisionError("a bug") if len(messages) else None
     outbox = Outbox(carrier)
-    outbox.put(event(1)).result(5)
+    outbox.put(enclose(event(1))).result(5)
     carrier.error = None
-    outbox.put(event(2)).result(5)
+    outbox.put(enclose(event(2))).result(5)
     outbox.flush(5)
     assert [m.event.id for m in carrier.carried] == [None]
     assert "a bug" in caplog.text
@@ -877,9 +881,9 @@ def test_bug_of_a_carrier_ends_nothing(carrier, caplog):
 def test_closed_outbox_lets_go_of_everything(carrier):
     carrier.error = Unreachable("it is down")
     outbox = Outbox(carrier)
-    outbox.put(event(1, "held")).result(5)
+    outbox.put(enclose(event(1, "held"))).result(5)
     thread = outbox._thread
-    waiting = outbox.put(event(2, "b"))
+    waiting = outbox.put(enclose(event(2, "b")))
     outbox.close()
     thread.join(5)
     assert not thread.is_alive()
@@ -892,7 +896,7 @@ def test_thread_ends_when_there_is_nothing_to_do_and_begins_again(carrier, monke
     monkeypatch.setattr("django_eventstream.brokers.outbox.IDLE_TIME", 0.01)
     outbox = Outbox(carrier)
     for n in range(3):
-        outbox.put(event(n)).result(5)
+        outbox.put(enclose(event(n))).result(5)
         wait_until(lambda: outbox._thread is None)
     assert len(carrier.carried) == 3
 

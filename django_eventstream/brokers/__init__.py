@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
+import uuid
 from functools import cache
 from typing import Any
 
@@ -12,19 +15,42 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from ..messages import Message
-from .base import BrokerBase
+from ..conf import settings
+from ..messages import Envelope, Message
+from ..sequence import Sequencer, is_from
+from ..storage import get_storage
+from .base import BrokerBase, Listener
 
-__all__ = ["BrokerBase", "get_brokers", "publish"]
+__all__ = ["BrokerBase", "Listener", "get_brokers", "is_own", "publish"]
 
 logger = logging.getLogger("django_eventstream")
 
-#: Brokers that a project asks for by other settings than the package's own.
+#: What ``EVENTSTREAM_BROKER`` may say in place of a dotted path.
+SHORT_NAMES = {
+    "memory": "django_eventstream.brokers.memory.MemoryBroker",
+    "database": "django_eventstream.brokers.database.DatabaseBroker",
+    "redis": "django_eventstream.brokers.redis.RedisBroker",
+    "channels": "django_eventstream.brokers.channels.ChannelsBroker",
+}
+#: Brokers beside it, that a project asks for by other settings than the package's own.
 IMPLIED = {
     "django_eventstream.brokers.grip.GripBroker": (
         *("GRIP_URL", "GRIP_PROXIES", "GRIP_PROXY_REQUIRED"),
     )
 }
+
+
+def get_names() -> list[str]:
+    """Return the brokers that the settings name or, where they do not, that follow from others.
+
+    Raises ImproperlyConfigured.
+    """
+    if (names := settings.broker) is not None:
+        return names
+    if settings.redis:
+        return ["redis"]
+    storage = get_storage()
+    return ["memory" if storage is None else storage.broker]
 
 
 @cache
@@ -33,29 +59,106 @@ def get_brokers() -> tuple[BrokerBase, ...]:
 
     Raises ImproperlyConfigured when their settings cannot be used.
     """
-    return tuple(
-        import_string(path)()
-        for path, settings in IMPLIED.items()
-        if any(getattr(django_settings, setting, None) for setting in settings)
-    )
+    brokers = [_make(name) for name in get_names()]
+    for path, names in IMPLIED.items():
+        if any(getattr(django_settings, name, None) for name in names):
+            brokers.append(import_string(path)())
+    return tuple(brokers)
 
 
-def publish(message: Message, *, wait: bool = False) -> None:
-    """Have every broker carry a message; nothing is raised, for brokers are hints."""
+def _make(name: str) -> BrokerBase:
+    try:
+        broker = import_string(SHORT_NAMES.get(name, name))()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ImproperlyConfigured(
+            f"EVENTSTREAM_BROKER: {name!r} cannot be loaded ({error}); name one of "
+            f"{', '.join(SHORT_NAMES)}, or give the dotted path of a broker."
+        ) from error
+    if not isinstance(broker, BrokerBase):
+        raise ImproperlyConfigured(
+            f"EVENTSTREAM_BROKER: {name!r} is no broker; "
+            "let it inherit from django_eventstream.brokers.BrokerBase."
+        )
+    return broker
+
+
+class _Sender:
+    """This process, as other processes see it."""
+
+    def __init__(self) -> None:
+        self._sequencer = Sequencer(uuid.uuid4().hex)
+        self._lock = threading.Lock()
+        #: Brokers that failed, so that each outage is logged once.
+        self.failing: set[BrokerBase] = set()
+
+    @property
+    def name(self) -> str:
+        return self._sequencer.sender
+
+    def enclose(self, message: Message) -> Envelope:
+        with self._lock:
+            return self._sequencer.enclose(message, time.monotonic())
+
+
+_sender = _Sender()
+
+
+def is_own(envelope: Envelope) -> bool:
+    """Return whether this process sent a message, so that its streams have it already."""
+    return is_from(envelope, _sender.name)
+
+
+def enclose(message: Message) -> Envelope:
+    """Return an envelope of this process for a message."""
+    return _sender.enclose(message)
+
+
+def publish(message: Message, *, wait: bool = False) -> bool:
+    """Have every broker carry a message; nothing is raised, for brokers are hints.
+
+    Return whether there is a broker that reaches other processes.
+    """
     try:
         brokers = get_brokers()
     except ImproperlyConfigured:
         logger.exception("The brokers are not configured correctly, nothing leaves this process")
-        return
+        return True
+    reaches = False
+    envelope = enclose(message)
     for broker in brokers:
+        reaches = reaches or broker.reaches_other_processes
         try:
-            broker.publish(message, wait=wait)
+            broker.publish(envelope, wait=wait)
         except Exception:
-            logger.exception("A broker failed, left to the event log: %r", message)
+            if broker not in _sender.failing:
+                _sender.failing.add(broker)
+                name = type(broker).__name__
+                logger.exception("%s failed, left to the event log: %r", name, message)
+        else:
+            if broker in _sender.failing:
+                _sender.failing.discard(broker)
+                logger.warning("%s works again.", type(broker).__name__)
+    return reaches
+
+
+def flush(timeout: float) -> None:
+    """Wait until the brokers have handed on what was published, ``timeout`` seconds at most."""
+    if get_brokers.cache_info().currsize:
+        deadline = time.monotonic() + timeout
+        for broker in get_brokers():
+            broker.flush(max(0.0, deadline - time.monotonic()))
+
+
+#: The settings that say which brokers there are, and what they connect to.
+_SETTINGS = {
+    *("EVENTSTREAM_BROKER", "EVENTSTREAM_REDIS", "EVENTSTREAM_STORAGE_CLASS"),
+    *("EVENTSTREAM_STORAGE_CONNECTION", "CHANNEL_LAYERS"),
+    *(name for names in IMPLIED.values() for name in names),
+}
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:
-    if any(setting in settings for settings in IMPLIED.values()):
+    if setting in _SETTINGS:
         if get_brokers.cache_info().currsize:
             for broker in get_brokers():
                 broker.close()
@@ -64,6 +167,13 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
 
 setting_changed.connect(_forget)
 
-# A forked child has none of the threads that its parent's brokers work with.
+
+def _renew() -> None:
+    global _sender
+    _sender = _Sender()
+    get_brokers.cache_clear()
+
+
+# A forked child is another sender, and has none of its parent's threads.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=get_brokers.cache_clear)
+    os.register_at_fork(after_in_child=_renew)

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from django.core.checks import CheckMessage
 
-from ..messages import Message
+from ..messages import Envelope
+
+
+class Listener(Protocol):
+    """What takes the messages that a broker hears; on the event loop that it listens on."""
+
+    def connected(self) -> None:
+        """Note that from now on every message is heard.
+
+        To be called again after each interruption, however short: what was sent meanwhile is
+        then made up for.
+        """
+
+    def receive(self, text: str | bytes) -> None:
+        """Take ``Envelope.text`` as another process published it; it may come twice."""
 
 
 class BrokerBase:
     """What carries messages to the streams that are not in the sender's own process.
 
     A broker is a hint: what it loses of a reliable channel costs a read of the log, and what
-    it repeats is dropped by its id. So it never fails, and never holds up, a sender.
+    it repeats is dropped. So it never fails, and never holds up, a sender. There is one object
+    for each process, made when it is first used.
+
+    ``django_eventstream.testing.BrokerContractTests`` checks an implementation that listens.
     """
+
+    #: Whether other processes hear what is published; a method or property may decide.
+    reaches_other_processes: bool = True
+
+    #: Whether ``listen`` is to be called in processes with streams.
+    listens: bool = False
 
     #: Dotted path of a function that hands streams over to a proxy which this broker publishes
     #: to. Called with a request and the view's keyword arguments, it returns a response, or
@@ -26,14 +50,29 @@ class BrokerBase:
         """Return what the system checks should say of the broker's settings."""
         return ()
 
-    def close(self) -> None:
-        """End what works for the broker; what it has not handed on yet is dropped."""
+    def publish(self, envelope: Envelope, *, wait: bool = False) -> None:
+        """Carry a message to every process with streams; called from any thread.
 
-    def publish(self, message: Message, *, wait: bool = False) -> None:
-        """Carry a message to every stream that it concerns; called from any thread.
-
-        Messages of one thread keep their order on each channel. Returns at once, unless
-        ``wait``: then after the message was handed on, or could not be. What is raised is
-        logged, and keeps no other broker from its work.
+        ``envelope.text`` is what their ``listen`` is to hand on, ``envelope.message`` the
+        message itself. Returns at once, unless ``wait``: then after the message was handed on,
+        or could not be. What is raised is logged, and keeps no other broker from its work.
         """
         raise NotImplementedError
+
+    async def listen(self, listener: Listener) -> None:
+        """Listen, and tell the listener, until the connection is lost or this is cancelled.
+
+        Called at the first stream of an event loop, on that loop; when it returns or raises,
+        it is called again after a pause. What was published after ``listener.connected()`` is
+        given to ``listener.receive``, in its order as far as the broker can.
+        """
+        raise NotImplementedError
+
+    def flush(self, timeout: float) -> None:
+        """Wait until what was published has been handed on, ``timeout`` seconds at most.
+
+        Called when the process is about to end.
+        """
+
+    def close(self) -> None:
+        """End what works for the broker; what it has not handed on yet is dropped."""

@@ -35,7 +35,7 @@ from pubcontrol import Item
 from ..conf import settings
 from ..exceptions import EventPermissionError
 from ..feed import Entry
-from ..messages import Message, Published, Revoked
+from ..messages import Envelope, Published, Revoked
 from ..sse import encode_error, encode_id, encode_reset
 from .base import BrokerBase
 from .outbox import Outbox, Refused, Unreachable
@@ -176,14 +176,14 @@ class Proxy:
         shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
         self.name = f"The GRIP proxy at {shown.geturl()}"
 
-    def carry(self, messages: Sequence[Published | Revoked]) -> None:
+    def carry(self, envelopes: Sequence[Envelope]) -> None:
         """Publish messages. Raises Unreachable and Refused."""
         publications: list[Publication] = []
-        for message in messages:
-            if isinstance(message, Published):
-                publications.append(export_event(message))
-            else:
-                publications += export_kick(message)
+        for envelope in envelopes:
+            if isinstance(envelope.message, Published):
+                publications.append(export_event(envelope.message))
+            elif isinstance(envelope.message, Revoked):
+                publications += export_kick(envelope.message)
         self.publish(publications)
 
     def tell_losses(self, lost: Mapping[str, bool]) -> None:
@@ -328,6 +328,12 @@ class GripBroker(BrokerBase):
     def __init__(self) -> None:
         self._outboxes = [Outbox(proxy) for proxy in map(_connect, get_configs()) if proxy]
 
+    def flush(self, timeout: float) -> None:
+        """Wait until the proxies have taken all."""
+        deadline = time.monotonic() + timeout
+        for outbox in self._outboxes:
+            outbox.flush(max(0.0, deadline - time.monotonic()))
+
     def close(self) -> None:
         """End the outboxes' threads."""
         for outbox in self._outboxes:
@@ -357,9 +363,9 @@ class GripBroker(BrokerBase):
                 id="django_eventstream.W005",
             )
 
-    def publish(self, message: Message, *, wait: bool = False) -> None:
+    def publish(self, envelope: Envelope, *, wait: bool = False) -> None:
         """Publish a message, or wait until every proxy took it or turned out unreachable."""
-        taken = [outbox.put(message) for outbox in self._outboxes]
+        taken = [outbox.put(envelope) for outbox in self._outboxes]
         if wait and futures.wait(taken, sum(TIMEOUT)).not_done:
             logger.warning("A GRIP proxy has not taken an event in %s s yet", sum(TIMEOUT))
 

@@ -1,4 +1,4 @@
-"""Messages on their way to a proxy, which must not hold up their senders."""
+"""Messages on their way to a proxy or another server, which must not hold up their senders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from itertools import islice
 from multiprocessing.util import Finalize
 from typing import NamedTuple, Protocol
 
-from ..messages import Gap, Message, Published, Revoked
+from ..messages import Envelope, Gap, Published
 
 logger = logging.getLogger("django_eventstream")
 
@@ -50,7 +50,7 @@ class Carrier(Protocol):
     #: What the log calls the proxy.
     name: str
 
-    def carry(self, messages: Sequence[Published | Revoked]) -> None:
+    def carry(self, envelopes: Sequence[Envelope]) -> None:
         """Give messages to the proxy, in their order."""
 
     def tell_losses(self, lost: Mapping[str, bool]) -> None:
@@ -60,23 +60,32 @@ class Carrier(Protocol):
 class Letter(NamedTuple):
     """A message that waits, and the future of its sender."""
 
-    message: Published | Revoked
+    envelope: Envelope
     taken: Future[None]
+
+    @property
+    def channel(self) -> str:
+        """The channel that the message is for."""
+        channel = self.envelope.message.channel
+        assert channel is not None  # that of a gap may be
+        return channel
 
     @property
     def size(self) -> int:
         """How many characters of data it has."""
-        return len(self.message.event.data) if isinstance(self.message, Published) else 0
+        message = self.envelope.message
+        return len(message.event.data) if isinstance(message, Published) else 0
 
     @property
     def is_event(self) -> bool:
         """Whether streams that do not get it miss something."""
-        return isinstance(self.message, Published)
+        return isinstance(self.envelope.message, Published)
 
     @property
     def is_reliable(self) -> bool:
         """Whether publishing it twice does no harm."""
-        return isinstance(self.message, Revoked) or self.message.event.id is not None
+        message = self.envelope.message
+        return not isinstance(message, Published) or message.event.id is not None
 
     def finish(self) -> None:
         """Let the sender go on."""
@@ -110,16 +119,16 @@ class Outbox:
         # a forked child, which has no thread that would empty it.
         Finalize(None, self.flush, [EXIT_PATIENCE], exitpriority=0)
 
-    def put(self, message: Message) -> Future[None]:
+    def put(self, envelope: Envelope) -> Future[None]:
         """Have a message published.
 
         The future is done when the proxy took it, or turned out unreachable.
         """
         taken: Future[None] = Future()
-        if isinstance(message, Gap) or self._closed:  # hubs look after gaps
+        if isinstance(envelope.message, Gap) or self._closed:  # hubs look after gaps
             taken.set_result(None)
             return taken
-        letter = Letter(message, taken)
+        letter = Letter(envelope, taken)
         with self._changed:
             self._waiting.append(letter)
             self._size += letter.size
@@ -169,7 +178,7 @@ class Outbox:
                 if lost:
                     self._carrier.tell_losses(lost)
                 else:
-                    self._carrier.carry([letter.message for letter in batch])
+                    self._carrier.carry([letter.envelope for letter in batch])
             except Unreachable as error:
                 self._note_failure(error)
                 with self._changed:
@@ -208,7 +217,7 @@ class Outbox:
             size += letter.size
 
     def _lose(self, letter: Letter) -> None:
-        channel = letter.message.channel
+        channel = letter.channel
         if letter.is_event and (len(self._lost) < CAPACITY or channel in self._lost):
             self._lost[channel] = letter.is_reliable
         letter.finish()
@@ -249,7 +258,7 @@ class Outbox:
                 self._waiting.extendleft(reversed(self._batch))
                 self._size += sum(letter.size for letter in self._batch)
             else:
-                channels = list(lost) or [letter.message.channel for letter in self._batch]
+                channels = list(lost) or [letter.channel for letter in self._batch]
                 names = ", ".join(map(repr, channels[:3])) + (", …" if channels[3:] else "")
                 logger.error("%s refused channel %s: %s", self._carrier.name, names, error)
                 for channel in lost:

@@ -25,6 +25,10 @@ class StorageBase:
     #: transaction is committed. Events of other storages are appended after the commit.
     is_transactional = False
 
+    #: The broker of projects that name none. With "memory", processes hear of each other's
+    #: events by the poll.
+    broker = "memory"
+
     @property
     def using(self) -> str:
         """Alias of the database whose transactions events wait for: that of models.Event."""

@@ -57,6 +57,7 @@ class DjangoModelStorage(StorageBase):
     """
 
     is_transactional = True
+    broker = "database"
 
     @cached_property
     def _numbered(self) -> deque[Event]:

@@ -1,0 +1,166 @@
+"""Sequence numbers: how a receiver notices that messages were repeated or lost on their way.
+
+They are for what the log does not have: events without an id, and kicks. (Of events with ids
+the feeds see as much by the ids.) A sender counts on each channel. A receiver hands messages
+on in that order: a repeat is dropped, and for one that is missing the later ones wait a moment,
+for it may only have been overtaken, or come by another broker; then it is a gap.
+
+Times are seconds by a clock that both methods of one object get from the same place.
+"""
+
+from __future__ import annotations
+
+from .messages import Envelope, Gap, Message, Published, Stored
+
+#: For how many seconds a message that is missing holds up those behind it.
+PATIENCE = 0.1
+#: How many messages wait for missing ones, per channel and sender.
+MAX_AHEAD = 1000
+#: How many senders are remembered per channel, and how many channels a sender counts on.
+MAX_SENDERS = 1000
+MAX_CHANNELS = 10_000
+
+
+class Sequencer:
+    """Numbers what one sender sends; ``sender`` is its name, which no other has."""
+
+    def __init__(self, sender: str) -> None:
+        self.sender = sender
+        self._era = 0
+        # For each channel the last number, and the time of the first.
+        self._counts: dict[str, tuple[int, float]] = {}
+
+    def enclose(self, message: Message, now: float) -> Envelope:
+        """Return an envelope for a message, with its number."""
+        name = f"{self.sender}/{self._era}"
+        if _is_numbered_by_log(message) or message.channel is None:
+            return Envelope(message, name)
+        if message.channel not in self._counts and len(self._counts) >= MAX_CHANNELS:
+            # A count that began again would look like repeats; under a new name it does not.
+            self._counts.clear()
+            self._era += 1
+            name = f"{self.sender}/{self._era}"
+        last, began = self._counts.get(message.channel, (0, now))
+        self._counts[message.channel] = (last + 1, began)
+        return Envelope(message, name, last + 1, now - began)
+
+
+def is_from(envelope: Envelope, sender: str) -> bool:
+    """Return whether an envelope was sent by the Sequencer with this name."""
+    return envelope.sender.rpartition("/")[0] == sender
+
+
+class Lane:
+    """What came of one sender on one channel."""
+
+    __slots__ = ("ahead", "forgiven", "last", "since")
+
+    def __init__(self, last: int) -> None:
+        #: The number of the last message that was handed on, or given up.
+        self.last = last
+        #: Messages that came before their turn.
+        self.ahead: dict[int, Message] = {}
+        #: Since when there are some.
+        self.since = 0.0
+        #: Whether a gap was told that may explain what is missing.
+        self.forgiven = False
+
+
+class Resequencer:
+    """Puts what comes in by all brokers in order, for the channels that somebody reads."""
+
+    def __init__(self) -> None:
+        # For each channel since when it is listened to, and its lanes by sender.
+        self._channels: dict[str, tuple[float, dict[str, Lane]]] = {}
+        # The lanes where something is missing, and their channels.
+        self._waiting: dict[Lane, str] = {}
+        self._since = 0.0
+
+    def join(self, channel: str, now: float) -> None:
+        """Look after a channel from now on."""
+        self._channels[channel] = (now, {})
+
+    def leave(self, channel: str) -> None:
+        """Look after a channel no more."""
+        _, lanes = self._channels.pop(channel, (0.0, {}))
+        for lane in lanes.values():
+            self._waiting.pop(lane, None)
+
+    def restart(self, now: float) -> None:
+        """Note that messages from before now may be missing, which was or will be told."""
+        self._since = now
+        for _, lanes in self._channels.values():
+            for lane in lanes.values():
+                lane.forgiven = True
+
+    def receive(self, envelope: Envelope, now: float) -> list[Message]:
+        """Take an envelope; return the messages whose turn has come."""
+        message, number = envelope.message, envelope.sequence
+        channel = message.channel
+        if channel is None or number is None:
+            return [message]
+        if channel not in self._channels:
+            return []
+        since, lanes = self._channels[channel]
+        lane = lanes.get(envelope.sender)
+        if lane is None:
+            # Was the first message sent when it could be heard? The senders' clock may not be
+            # ours, so it says how long ago that was.
+            heard_all = now - max(since, self._since) > envelope.age
+            lane = lanes[envelope.sender] = Lane(0 if heard_all else number - 1)
+            if len(lanes) > MAX_SENDERS:
+                self._waiting.pop(lanes.pop(next(iter(lanes))), None)
+        if number <= lane.last or number in lane.ahead:
+            return []
+        if lane.forgiven and number > lane.last + 1 and not lane.ahead:
+            lane.last = number - 1
+        lane.forgiven = False
+        if not lane.ahead:
+            lane.since = now
+        lane.ahead[number] = message
+        ready = _take_ready(lane)
+        if len(lane.ahead) > MAX_AHEAD:
+            ready += _give_up(lane, channel)
+        self._note_waiting(lane, channel)
+        return ready
+
+    def give_up(self, now: float) -> list[Message]:
+        """Return a gap for each channel where something is missing for too long, and the rest."""
+        messages: list[Message] = []
+        for lane, channel in list(self._waiting.items()):
+            if now - lane.since >= PATIENCE:
+                messages += _give_up(lane, channel)
+                lane.since = now
+                self._note_waiting(lane, channel)
+        return messages
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something is missing, so that ``give_up`` must be called in a while."""
+        return bool(self._waiting)
+
+    def _note_waiting(self, lane: Lane, channel: str) -> None:
+        if lane.ahead:
+            self._waiting[lane] = channel
+        else:
+            self._waiting.pop(lane, None)
+
+
+def _is_numbered_by_log(message: Message) -> bool:
+    return isinstance(message, Stored) or (
+        isinstance(message, Published) and message.event.id is not None
+    )
+
+
+def _take_ready(lane: Lane) -> list[Message]:
+    ready = []
+    while (message := lane.ahead.pop(lane.last + 1, None)) is not None:
+        lane.last += 1
+        ready.append(message)
+    return ready
+
+
+def _give_up(lane: Lane, channel: str) -> list[Message]:
+    """Stop waiting for what is missing before the first message that waits."""
+    lane.last = min(lane.ahead) - 1
+    return [Gap(channel), *_take_ready(lane)]
