@@ -25,7 +25,7 @@ ROOT = Path(django_eventstream.__file__).parent
 LAYERS: dict[str, list[str]] = {
     "core": ["exceptions", "sse", "event", "lasteventid", "messages", "feed", "protocol"],
     "policy and adapters": [
-        *("conf", "channelmanager", "cors", "models", "threads", "transactions"),
+        *("conf", "redisclients", "channelmanager", "cors", "models", "threads", "transactions"),
         *("storage.base", "storage", "storage.database"),
         *("brokers.base", "brokers", "brokers.outbox", "brokers.grip", "hub"),
     ],
@@ -54,7 +54,7 @@ PURE = {
 #: Modules of the package that may import one of these; nobody else may.
 OPTIONAL: dict[str, set[str]] = {
     "channels": {"consumers", "routing"},
-    "redis": set(),
+    "redis": {"redisclients"},
     "rest_framework": {
         *("renderers", "renderers.sserenderer", "renderers.browsableapieventstreamrenderer"),
         "viewsets",
