@@ -16,9 +16,10 @@ class DjangoEventstreamConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks, and load what brokers need."""
-        from .checks import check_settings  # imports models, which now may be
+        from .checks import check_deployment, check_settings  # import models, which now may be
 
         register(check_settings)
+        register(check_deployment, deploy=True)
         try:
             brokers = get_brokers()
         except ImproperlyConfigured:

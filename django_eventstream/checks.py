@@ -12,7 +12,7 @@ from django.core import checks
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 
-from .brokers import get_brokers
+from .brokers import SHORT_NAMES, get_brokers, get_names
 from .channelmanager import get_channelmanager
 from .conf import Settings, settings
 from .cors import allowed_patterns, is_origin
@@ -173,6 +173,32 @@ def _check_brokers() -> Iterator[CheckMessage]:
         return
     for broker in brokers:
         yield from broker.check()
+    names = get_names()
+    if settings.redis and not any(SHORT_NAMES["redis"] == SHORT_NAMES.get(n, n) for n in names):
+        yield checks.Warning(
+            f"EVENTSTREAM_REDIS has no effect: EVENTSTREAM_BROKER names {', '.join(names)} only.",
+            hint="Add 'redis' to EVENTSTREAM_BROKER, or remove one of the two.",
+            id="django_eventstream.W006",
+        )
+
+
+def check_deployment(**kwargs: Any) -> list[CheckMessage]:
+    """Check, for ``manage.py check --deploy``, that processes hear of each other."""
+    try:
+        if any(broker.reaches_other_processes for broker in get_brokers()):
+            return []
+    except ImproperlyConfigured:
+        return []  # said by check_settings
+    return [
+        checks.Warning(
+            "No broker reaches other processes. With more than one server process, or senders "
+            "in tasks and commands, kicks and unstored events reach the streams of the sender's "
+            "own process only.",
+            hint="Set EVENTSTREAM_BROKER to 'database', 'redis' or 'channels'. If there is one "
+            "process only, silence this check.",
+            id="django_eventstream.W007",
+        )
+    ]
 
 
 def _is_host(text: str) -> bool:

@@ -85,4 +85,20 @@ EVENTSTREAM_CHANNELMANAGER_CLASS = "tests.project.channelmanager." + os.environ.
     "EVENTSTREAM_TEST_CHANNELMANAGER", "ChannelManager"
 )
 EVENTSTREAM_KEEP_ALIVE_INTERVAL = float(os.environ.get("EVENTSTREAM_TEST_KEEP_ALIVE", "20"))
-EVENTSTREAM_STORAGE_CLASS = "django_eventstream.storage.DjangoModelStorage"
+EVENTSTREAM_STORAGE_CLASS = os.environ.get(
+    "EVENTSTREAM_TEST_STORAGE", "django_eventstream.storage.DjangoModelStorage"
+)
+if CONNECTION := os.environ.get("EVENTSTREAM_TEST_STORAGE_CONNECTION", ""):
+    EVENTSTREAM_STORAGE_CONNECTION = CONNECTION
+if BROKERS := os.environ.get("EVENTSTREAM_TEST_BROKER", ""):
+    EVENTSTREAM_BROKER = BROKERS.split(",")
+if REDIS := os.environ.get("EVENTSTREAM_TEST_REDIS", ""):
+    EVENTSTREAM_REDIS = REDIS
+if LAYER := os.environ.get("EVENTSTREAM_TEST_CHANNEL_LAYER", ""):
+    CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "channels_redis.core.RedisChannelLayer",
+            "CONFIG": {"hosts": [LAYER]},
+        }
+    }
+EVENTSTREAM_POLL_INTERVAL = float(os.environ.get("EVENTSTREAM_TEST_POLL_INTERVAL", "1"))
