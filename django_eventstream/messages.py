@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -48,6 +49,17 @@ class Gap:
 Message: TypeAlias = Published | Stored | Revoked | Gap
 
 
+@dataclass(frozen=True)
+class Tally:
+    """How far a sender has counted, and for how many seconds, on each of some channels.
+
+    It tells of messages that were lost with none behind them.
+    """
+
+    counts: Mapping[str, tuple[int, float]]
+    channel: None = None
+
+
 class Unreadable(ValueError):
     """A text is no message, or one of another version of the package."""
 
@@ -60,7 +72,7 @@ class Envelope:
     whose ids do that: there it is None. ``age`` is how many seconds ago the count began.
     """
 
-    message: Message
+    message: Message | Tally
     sender: str
     sequence: int | None = None
     age: float = 0.0
@@ -83,6 +95,8 @@ class Envelope:
             fields |= {"kind": "stored", "id": message.id}
         elif isinstance(message, Revoked):
             fields |= {"kind": "revoked", "user": message.user_id}
+        elif isinstance(message, Tally):
+            fields |= {"kind": "tally", "counts": dict(message.counts)}
         else:
             fields["kind"] = "gap"
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
@@ -100,10 +114,15 @@ class Envelope:
             raise Unreadable(f"not a message of this version: {error!r}") from error
 
 
-def _message(fields: dict[str, Any]) -> Message:
+def _message(fields: dict[str, Any]) -> Message | Tally:
     kind, channel = fields["kind"], fields["channel"]
     if kind == "gap":
         return Gap(_expect(channel, str, type(None)))
+    if kind == "tally":
+        counts = fields["counts"].items()
+        return Tally(
+            {name: (_expect(last, int), _expect(age, int, float)) for name, (last, age) in counts}
+        )
     _expect(channel, str)
     if kind == "stored":
         return Stored(channel, _expect(fields["id"], int))

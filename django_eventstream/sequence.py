@@ -10,7 +10,7 @@ Times are seconds by a clock that both methods of one object get from the same p
 
 from __future__ import annotations
 
-from .messages import Envelope, Gap, Message, Published, Stored
+from .messages import Envelope, Gap, Message, Published, Stored, Tally
 
 #: For how many seconds a message that is missing holds up those behind it.
 PATIENCE = 0.1
@@ -29,6 +29,8 @@ class Sequencer:
         self._era = 0
         # For each channel the last number, and the time of the first.
         self._counts: dict[str, tuple[int, float]] = {}
+        # The channels that were counted on since the last tally.
+        self._changed: set[str] = set()
 
     def enclose(self, message: Message, now: float) -> Envelope:
         """Return an envelope for a message, with its number."""
@@ -38,11 +40,24 @@ class Sequencer:
         if message.channel not in self._counts and len(self._counts) >= MAX_CHANNELS:
             # A count that began again would look like repeats; under a new name it does not.
             self._counts.clear()
+            self._changed.clear()
             self._era += 1
             name = f"{self.sender}/{self._era}"
         last, began = self._counts.get(message.channel, (0, now))
         self._counts[message.channel] = (last + 1, began)
+        self._changed.add(message.channel)
         return Envelope(message, name, last + 1, now - began)
+
+    def tally(self, now: float) -> Envelope | None:
+        """Return an envelope that tells the counts since the last one; None: there are none."""
+        if not self._changed:
+            return None
+        counts = {}
+        for channel in self._changed:
+            last, began = self._counts[channel]
+            counts[channel] = (last, round(now - began, 3))
+        self._changed.clear()
+        return Envelope(Tally(counts), f"{self.sender}/{self._era}")
 
 
 def is_from(envelope: Envelope, sender: str) -> bool:
@@ -53,14 +68,16 @@ def is_from(envelope: Envelope, sender: str) -> bool:
 class Lane:
     """What came of one sender on one channel."""
 
-    __slots__ = ("ahead", "forgiven", "last", "since")
+    __slots__ = ("ahead", "forgiven", "known", "last", "since")
 
     def __init__(self, last: int) -> None:
+        #: The highest number that the sender is known to have used.
+        self.known = last
         #: The number of the last message that was handed on, or given up.
         self.last = last
         #: Messages that came before their turn.
         self.ahead: dict[int, Message] = {}
-        #: Since when there are some.
+        #: Since when something is missing.
         self.since = 0.0
         #: Whether a gap was told that may explain what is missing.
         self.forgiven = False
@@ -96,33 +113,49 @@ class Resequencer:
     def receive(self, envelope: Envelope, now: float) -> list[Message]:
         """Take an envelope; return the messages whose turn has come."""
         message, number = envelope.message, envelope.sequence
-        channel = message.channel
-        if channel is None or number is None:
-            return [message]
-        if channel not in self._channels:
+        if isinstance(message, Tally):
+            for channel, (last, age) in message.counts.items():
+                if channel in self._channels:
+                    lane = self._find_lane(channel, envelope.sender, last + 1, age, now)
+                    self._note_known(lane, channel, last, now)
             return []
-        since, lanes = self._channels[channel]
-        lane = lanes.get(envelope.sender)
-        if lane is None:
-            # Was the first message sent when it could be heard? The senders' clock may not be
-            # ours, so it says how long ago that was.
-            heard_all = now - max(since, self._since) > envelope.age
-            lane = lanes[envelope.sender] = Lane(0 if heard_all else number - 1)
-            if len(lanes) > MAX_SENDERS:
-                self._waiting.pop(lanes.pop(next(iter(lanes))), None)
+        if message.channel is None or number is None:
+            return [message]
+        if message.channel not in self._channels:
+            return []
+        lane = self._find_lane(message.channel, envelope.sender, number, envelope.age, now)
         if number <= lane.last or number in lane.ahead:
             return []
-        if lane.forgiven and number > lane.last + 1 and not lane.ahead:
-            lane.last = number - 1
-        lane.forgiven = False
-        if not lane.ahead:
-            lane.since = now
         lane.ahead[number] = message
         ready = _take_ready(lane)
         if len(lane.ahead) > MAX_AHEAD:
-            ready += _give_up(lane, channel)
-        self._note_waiting(lane, channel)
+            ready += _give_up(lane, message.channel)
+        self._note_known(lane, message.channel, number, now)
         return ready
+
+    def _find_lane(self, channel: str, sender: str, number: int, age: float, now: float) -> Lane:
+        """Return a lane, such that nothing before ``number`` is missing that was told already."""
+        since, lanes = self._channels[channel]
+        lane = lanes.get(sender)
+        if lane is None:
+            # Was the first message sent when it could be heard? The sender's clock may not be
+            # ours, so it says how long ago that was.
+            heard_all = now - max(since, self._since) > age
+            lane = lanes[sender] = Lane(0 if heard_all else number - 1)
+            if len(lanes) > MAX_SENDERS:
+                self._waiting.pop(lanes.pop(next(iter(lanes))), None)
+        elif lane.forgiven and not lane.ahead:
+            lane.last = lane.known = max(lane.last, number - 1)
+        lane.forgiven = False
+        return lane
+
+    def _note_known(self, lane: Lane, channel: str, number: int, now: float) -> None:
+        lane.known = max(lane.known, number)
+        if lane.known <= lane.last:
+            self._waiting.pop(lane, None)
+        elif lane not in self._waiting:
+            lane.since = now
+            self._waiting[lane] = channel
 
     def give_up(self, now: float) -> list[Message]:
         """Return a gap for each channel where something is missing for too long, and the rest."""
@@ -130,20 +163,14 @@ class Resequencer:
         for lane, channel in list(self._waiting.items()):
             if now - lane.since >= PATIENCE:
                 messages += _give_up(lane, channel)
-                lane.since = now
-                self._note_waiting(lane, channel)
+                del self._waiting[lane]
+                self._note_known(lane, channel, lane.known, now)
         return messages
 
     @property
     def is_waiting(self) -> bool:
         """Whether something is missing, so that ``give_up`` must be called in a while."""
         return bool(self._waiting)
-
-    def _note_waiting(self, lane: Lane, channel: str) -> None:
-        if lane.ahead:
-            self._waiting[lane] = channel
-        else:
-            self._waiting.pop(lane, None)
 
 
 def _is_numbered_by_log(message: Message) -> bool:
@@ -162,5 +189,5 @@ def _take_ready(lane: Lane) -> list[Message]:
 
 def _give_up(lane: Lane, channel: str) -> list[Message]:
     """Stop waiting for what is missing before the first message that waits."""
-    lane.last = min(lane.ahead) - 1
+    lane.last = min(lane.ahead, default=lane.known + 1) - 1
     return [Gap(channel), *_take_ready(lane)]

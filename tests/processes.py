@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -242,9 +242,10 @@ def serve(
     *,
     database: str,
     port: int | None = None,
+    options: Sequence[str] = (),
     **settings: str,
 ) -> Iterator[Site]:
-    """Serve the tests' project."""
+    """Serve the tests' project; ``options`` are of the server's command line."""
     port = port or free_port()
     environment = {
         "DJANGO_SETTINGS_MODULE": "tests.settings",
@@ -260,7 +261,7 @@ def serve(
         ]
     else:
         command = ASGI_SERVERS[server](f"tests.project.asgi:{application}", port)
-    with Process([sys.executable, "-m", *command], env=environment) as process:
+    with Process([sys.executable, "-m", *command, *options], env=environment) as process:
         site = Site(process, port)
 
         def answers() -> bool:

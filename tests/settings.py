@@ -1,5 +1,6 @@
 """The settings of the tests: an ordinary project, on the database that the environment names."""
 
+import json
 import os
 import tempfile
 
@@ -93,12 +94,15 @@ if CONNECTION := os.environ.get("EVENTSTREAM_TEST_STORAGE_CONNECTION", ""):
 if BROKERS := os.environ.get("EVENTSTREAM_TEST_BROKER", ""):
     EVENTSTREAM_BROKER = BROKERS.split(",")
 if REDIS := os.environ.get("EVENTSTREAM_TEST_REDIS", ""):
-    EVENTSTREAM_REDIS = REDIS
+    EVENTSTREAM_REDIS = json.loads(REDIS) if REDIS.startswith("{") else REDIS
 if LAYER := os.environ.get("EVENTSTREAM_TEST_CHANNEL_LAYER", ""):
     CHANNEL_LAYERS = {
         "default": {
             "BACKEND": "channels_redis.core.RedisChannelLayer",
-            "CONFIG": {"hosts": [LAYER]},
+            "CONFIG": {
+                "hosts": [LAYER],
+                "capacity": int(os.environ.get("EVENTSTREAM_TEST_CAPACITY", "10000")),
+            },
         }
     }
 EVENTSTREAM_POLL_INTERVAL = float(os.environ.get("EVENTSTREAM_TEST_POLL_INTERVAL", "1"))

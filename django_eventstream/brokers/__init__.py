@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from functools import cache
+from multiprocessing.util import Finalize
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -82,12 +83,20 @@ def _make(name: str) -> BrokerBase:
     return broker
 
 
+#: After how many seconds it is told how many messages there were.
+TALLY_DELAY = 1.0
+
+
 class _Sender:
     """This process, as other processes see it."""
 
     def __init__(self) -> None:
         self._sequencer = Sequencer(uuid.uuid4().hex)
         self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        # What is left at the end of the process goes before the outboxes are flushed, which
+        # have a lower priority.
+        Finalize(None, self.tally, exitpriority=10)
         #: Brokers that failed, so that each outage is logged once.
         self.failing: set[BrokerBase] = set()
 
@@ -98,6 +107,24 @@ class _Sender:
     def enclose(self, message: Message) -> Envelope:
         with self._lock:
             return self._sequencer.enclose(message, time.monotonic())
+
+    def tally_later(self) -> None:
+        """Have the counts told in a while."""
+        with self._lock:
+            if self._timer is None:
+                self._timer = threading.Timer(TALLY_DELAY, self.tally)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def tally(self) -> None:
+        """Tell the counts."""
+        with self._lock:
+            self._timer = None
+            envelope = self._sequencer.tally(time.monotonic())
+        if envelope is not None:
+            for broker in get_brokers():
+                if broker.is_lossy:
+                    _publish(broker, envelope)
 
 
 _sender = _Sender()
@@ -127,18 +154,24 @@ def publish(message: Message, *, wait: bool = False) -> bool:
     envelope = enclose(message)
     for broker in brokers:
         reaches = reaches or broker.reaches_other_processes
-        try:
-            broker.publish(envelope, wait=wait)
-        except Exception:
-            if broker not in _sender.failing:
-                _sender.failing.add(broker)
-                name = type(broker).__name__
-                logger.exception("%s failed, left to the event log: %r", name, message)
-        else:
-            if broker in _sender.failing:
-                _sender.failing.discard(broker)
-                logger.warning("%s works again.", type(broker).__name__)
+        _publish(broker, envelope, wait=wait)
+    if envelope.sequence is not None and any(broker.is_lossy for broker in brokers):
+        _sender.tally_later()
     return reaches
+
+
+def _publish(broker: BrokerBase, envelope: Envelope, *, wait: bool = False) -> None:
+    try:
+        broker.publish(envelope, wait=wait)
+    except Exception:
+        if broker not in _sender.failing:
+            _sender.failing.add(broker)
+            name = type(broker).__name__
+            logger.exception("%s failed, left to the event log: %r", name, envelope.message)
+    else:
+        if broker in _sender.failing:
+            _sender.failing.discard(broker)
+            logger.warning("%s works again.", type(broker).__name__)
 
 
 def flush(timeout: float) -> None:

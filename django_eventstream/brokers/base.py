@@ -40,6 +40,10 @@ class BrokerBase:
     #: Whether ``listen`` is to be called in processes with streams.
     listens: bool = False
 
+    #: Whether single messages may get lost without a word. Then how many there were is told a
+    #: moment later, so that the loss is noticed even if nothing follows.
+    is_lossy: bool = True
+
     #: Dotted path of a function that hands streams over to a proxy which this broker publishes
     #: to. Called with a request and the view's keyword arguments, it returns a response, or
     #: None where the stream is to be opened here. Called without keyword arguments (None), it

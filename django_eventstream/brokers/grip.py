@@ -323,6 +323,7 @@ def _is_refusal(error: requests.RequestException) -> bool:
 class GripBroker(BrokerBase):
     """Publishes to each of the project's proxies, from a thread of its own for each."""
 
+    is_lossy = False  # a proxy counts by itself
     handoff = "django_eventstream.grip.hand_over"
 
     def __init__(self) -> None:

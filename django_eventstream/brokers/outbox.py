@@ -65,10 +65,8 @@ class Letter(NamedTuple):
 
     @property
     def channel(self) -> str:
-        """The channel that the message is for."""
-        channel = self.envelope.message.channel
-        assert channel is not None  # that of a gap may be
-        return channel
+        """The channel that the message is for; "" if it is for several."""
+        return self.envelope.message.channel or ""
 
     @property
     def size(self) -> int:
