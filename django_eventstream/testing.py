@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import TestCase
+from unittest import SkipTest, TestCase
 
+from .brokers.base import BrokerBase
 from .event import Event
 from .exceptions import EventDoesNotExist
 from .hub import onlookers
-from .messages import Message, Published
+from .messages import Envelope, Message, Published, Revoked, Tally
+from .sequence import Sequencer
 from .storage.base import StorageBase
 
 
@@ -159,6 +164,235 @@ class StorageContractTests(_StorageContract, TestCase):
 
     For storages in the project's database put Django's ``TestCase`` or
     ``TransactionTestCase`` after it among the base classes.
+    """
+
+    __test__ = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__test__ = True
+
+
+class Ears:
+    """A listener that keeps what it hears, on an event loop in a thread of its own."""
+
+    def __init__(self, broker: BrokerBase) -> None:
+        #: How often the broker was connected, and what came.
+        self.connections = 0
+        self.heard: list[Envelope] = []
+        self._broker = broker
+        self._changed = threading.Condition()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def connected(self) -> None:
+        """Count a connection."""
+        with self._changed:
+            self.connections += 1
+            self._changed.notify_all()
+
+    def receive(self, text: str | bytes) -> None:
+        """Keep a message."""
+        with self._changed:
+            self.heard.append(Envelope.from_text(text))
+            self._changed.notify_all()
+
+    def wait_until(self, condition: Callable[[], object], timeout: float = 20.0) -> None:
+        """Wait for a condition that may change with what is heard."""
+        with self._changed:
+            assert self._changed.wait_for(condition, timeout), self.heard
+
+    def messages(self, channel: str) -> list[Message]:
+        """Return what came on a channel and has a number, in its order, without repeats."""
+        found: dict[int, Message] = {}
+        for envelope in self.heard:
+            message = envelope.message
+            if envelope.sequence is None or isinstance(message, Tally):
+                continue
+            if message.channel == channel:
+                found[envelope.sequence] = message
+        return [found[number] for number in sorted(found)]
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "listen() does not end when it is cancelled"
+
+    def _run(self) -> None:
+        self._task = self._loop.create_task(self._listen())
+        with contextlib.suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._task)
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    async def _listen(self) -> None:
+        while True:
+            with contextlib.suppress(Exception):
+                await self._broker.listen(self)
+            await asyncio.sleep(0.05)
+
+
+class _BrokerContract:
+    """What every broker keeps; see ``BrokerContractTests``."""
+
+    def make_broker(self) -> BrokerBase:
+        """Return a broker, as a process of its own would make it."""
+        raise NotImplementedError
+
+    def interrupt(self) -> None:
+        """Break the connections of all that listen, such that they can connect again.
+
+        The default breaks nothing, and the tests of what follows are not run.
+        """
+        raise NotImplementedError
+
+    def setUp(self) -> None:
+        super().setUp()  # type: ignore[misc]
+        self._ends = contextlib.ExitStack()
+        self._lock = threading.Lock()
+        self.sender = Sequencer(f"{type(self).__name__}-{time.monotonic_ns()}")
+        self.broker = self._make_broker()
+
+    def tearDown(self) -> None:
+        self._ends.close()
+        super().tearDown()  # type: ignore[misc]
+
+    def _make_broker(self) -> BrokerBase:
+        broker = self.make_broker()
+        self._ends.callback(broker.close)
+        return broker
+
+    def listen(self) -> Ears:
+        """Listen as another process would, and return when it is connected."""
+        ears = Ears(self._make_broker())
+        self._ends.callback(ears.close)
+        ears.wait_until(lambda: ears.connections)
+        return ears
+
+    def publish(self, *messages: Message, wait: bool = False) -> None:
+        """Publish as one sender."""
+        for message in messages:
+            with self._lock:
+                envelope = self.sender.enclose(message, time.monotonic())
+            self.broker.publish(envelope, wait=wait)
+
+    @staticmethod
+    def events(count: int, channel: str = "a", size: int = 0) -> list[Message]:
+        """Return events without ids."""
+        return [
+            Published(Event(channel, "message", f"{number}" + "x" * size))
+            for number in range(count)
+        ]
+
+    def check_heard(self, ears: Ears, channel: str, messages: list[Message]) -> None:
+        """Check what has come on a channel, when as much of it has come as was sent."""
+        ears.wait_until(lambda: len(ears.messages(channel)) >= len(messages))
+        assert ears.messages(channel) == messages, ears.messages(channel)
+
+    def test_messages_keep_their_order_on_each_channel(self) -> None:
+        ears = self.listen()
+        a, b = self.events(50), self.events(50, "b")
+        for pair in zip(a, b, strict=True):
+            self.publish(*pair)
+        self.check_heard(ears, "a", a)
+        self.check_heard(ears, "b", b)
+
+    def test_every_process_hears_every_message(self) -> None:
+        several = [self.listen() for _ in range(3)]
+        events = self.events(10)
+        self.publish(*events)
+        for ears in several:
+            self.check_heard(ears, "a", events)
+
+    def test_kicks_are_carried_with_their_users(self) -> None:
+        ears = self.listen()
+        kicks: list[Message] = [Revoked("7", "a"), Revoked(None, "a"), Revoked("x:,\u20ac", "a")]
+        self.publish(*kicks)
+        self.check_heard(ears, "a", kicks)
+
+    def test_nothing_of_an_event_is_changed(self) -> None:
+        ears = self.listen()
+        channel = "n:a,m%e \u00e4\u20ac\U0001f600 'x' \\"
+        text = "\x00\x01 \r\n \u2028 \U0001f600 'x' \\"
+        event = Event(channel, "t \u20ac", text, skip_user_ids=frozenset({"7", "\u20ac"}))
+        self.publish(Published(event))
+        self.check_heard(ears, channel, [Published(event)])
+
+    def test_large_events_are_carried(self) -> None:
+        ears = self.listen()
+        events = self.events(3, size=100_000)
+        self.publish(*events)
+        self.check_heard(ears, "a", events)
+
+    def test_a_stored_event_is_carried_or_left_to_the_log_and_harms_nothing(self) -> None:
+        ears = self.listen()
+        self.publish(Published(Event("a", "message", "1", 1)), *self.events(1))
+        self.check_heard(ears, "a", self.events(1))
+        for envelope in ears.heard:
+            if envelope.sequence is None:
+                assert envelope.message.channel in ("a", None)
+
+    def test_publishing_may_wait(self) -> None:
+        ears = self.listen()
+        events = self.events(3)
+        self.publish(*events, wait=True)
+        self.check_heard(ears, "a", events)
+
+    def test_threads_may_publish_at_once(self) -> None:
+        ears = self.listen()
+        events = self.events(40)
+        quarters = [events[start::4] for start in range(4)]
+        threads = [threading.Thread(target=self.publish, args=part) for part in quarters]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        ears.wait_until(lambda: len(ears.messages("a")) >= len(events))
+        heard = ears.messages("a")
+        for part in quarters:
+            assert [message for message in heard if message in part] == part
+
+    def test_a_broken_connection_is_made_again_and_told(self) -> None:
+        ears = self.listen()
+        self.publish(*self.events(1))
+        self.check_heard(ears, "a", self.events(1))
+        before = ears.connections
+        try:
+            self.interrupt()
+        except NotImplementedError:
+            raise SkipTest("this broker's connection cannot be broken") from None
+        ears.wait_until(lambda: ears.connections > before)
+        events = self.events(10, "after")
+        self.publish(*events)
+        self.check_heard(ears, "after", events)
+
+    def test_publishing_while_the_connection_is_broken_raises_nothing(self) -> None:
+        ears = self.listen()
+        try:
+            self.interrupt()
+        except NotImplementedError:
+            raise SkipTest("this broker's connection cannot be broken") from None
+        self.publish(*self.events(100))
+        ears.wait_until(lambda: ears.connections > 1)
+
+    def test_flush_returns_in_time(self) -> None:
+        self.publish(*self.events(1))
+        self.broker.flush(5.0)
+
+
+class BrokerContractTests(_BrokerContract, TestCase):
+    """The tests that every broker passes which carries messages between processes.
+
+    Inherit, and tell how to make the broker::
+
+        class MyBrokerTests(BrokerContractTests):
+            def make_broker(self):
+                return MyBroker(...)
+
+            def interrupt(self):
+                ...
     """
 
     __test__ = False

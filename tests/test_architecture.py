@@ -23,11 +23,22 @@ ROOT = Path(django_eventstream.__file__).parent
 
 #: From the bottom up. A module imports only what stands before it, so there can be no cycle.
 LAYERS: dict[str, list[str]] = {
-    "core": ["exceptions", "sse", "event", "lasteventid", "messages", "feed", "protocol"],
+    "core": [
+        "exceptions",
+        "sse",
+        "event",
+        "lasteventid",
+        "messages",
+        "sequence",
+        "feed",
+        "protocol",
+    ],
     "policy and adapters": [
         *("conf", "redisclients", "channelmanager", "cors", "models", "threads", "transactions"),
         *("storage.base", "storage", "storage.database"),
-        *("brokers.base", "brokers", "brokers.outbox", "brokers.grip", "hub"),
+        *("brokers.base", "brokers", "brokers.outbox", "brokers.grip", "brokers.memory"),
+        *("brokers.database", "brokers.postgresql", "brokers.redis", "brokers.channels"),
+        *("listening", "hub"),
     ],
     "use cases": ["eventresponse", "eventrequest", "eventstream"],
     "drivers": [
@@ -53,8 +64,8 @@ PURE = {
 
 #: Modules of the package that may import one of these; nobody else may.
 OPTIONAL: dict[str, set[str]] = {
-    "channels": {"consumers", "routing"},
-    "redis": {"redisclients"},
+    "channels": {"consumers", "routing", "brokers.channels"},
+    "redis": {"brokers.redis", "redisclients"},
     "rest_framework": {
         *("renderers", "renderers.sserenderer", "renderers.browsableapieventstreamrenderer"),
         "viewsets",
@@ -65,7 +76,7 @@ OPTIONAL: dict[str, set[str]] = {
     "pubcontrol": {"brokers.grip"},
     "requests": {"brokers.grip", "management.commands.runserver_ngrok"},
     "jwt": {"grip", "brokers.grip"},
-    "psycopg": set(),
+    "psycopg": {"brokers.postgresql"},
 }
 
 #: Functions that import, each with the reason.

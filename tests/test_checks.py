@@ -339,6 +339,9 @@ def test_settings_of_version_5_are_known(settings):
 OVERRIDES = {
     "storage_class": ("tests.storages.MemoryStorage", "tests.storages.MemoryStorage"),
     "channelmanager_class": ("a.B", "a.B"),
+    "broker": ("redis", ["redis"]),
+    "redis": ("redis://localhost", "redis://localhost"),
+    "storage_connection": ("redis://localhost", "redis://localhost"),
     "channel_limit": (3, 3),
     "padding": (0, 0),
     "keep_alive_interval": (1, 1.0),

@@ -50,7 +50,12 @@ def get_names() -> list[str]:
         return names
     if settings.redis:
         return ["redis"]
-    storage = get_storage()
+    try:
+        storage = get_storage()
+    except ImproperlyConfigured:
+        raise
+    except Exception as error:  # of whatever type the project's storage has
+        raise ImproperlyConfigured(f"EVENTSTREAM_STORAGE_CLASS: {error!r}") from error
     return ["memory" if storage is None else storage.broker]
 
 
