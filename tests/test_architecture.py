@@ -24,18 +24,11 @@ ROOT = Path(django_eventstream.__file__).parent
 #: From the bottom up. A module imports only what stands before it, so there can be no cycle.
 LAYERS: dict[str, list[str]] = {
     "core": [
-        "exceptions",
-        "sse",
-        "event",
-        "lasteventid",
-        "messages",
-        "sequence",
-        "feed",
-        "protocol",
+        *("exceptions", "sse", "event", "lasteventid", "messages", "sequence", "feed", "protocol"),
     ],
     "policy and adapters": [
         *("conf", "redisclients", "channelmanager", "cors", "models", "threads", "transactions"),
-        *("storage.base", "storage", "storage.database"),
+        *("storage.base", "storage", "storage.database", "storage.redis"),
         *("brokers.base", "brokers", "brokers.outbox", "brokers.grip", "brokers.memory"),
         *("brokers.database", "brokers.postgresql", "brokers.redis", "brokers.channels"),
         *("listening", "hub"),
@@ -65,7 +58,7 @@ PURE = {
 #: Modules of the package that may import one of these; nobody else may.
 OPTIONAL: dict[str, set[str]] = {
     "channels": {"consumers", "routing", "brokers.channels"},
-    "redis": {"brokers.redis", "redisclients"},
+    "redis": {"brokers.redis", "redisclients", "storage.redis"},
     "rest_framework": {
         *("renderers", "renderers.sserenderer", "renderers.browsableapieventstreamrenderer"),
         "viewsets",
@@ -82,7 +75,8 @@ OPTIONAL: dict[str, set[str]] = {
 #: Functions that import, each with the reason.
 INNER_IMPORTS: dict[tuple[str, str], str] = {
     ("apps", "ready"): "the checks import models, which may not be imported before",
-    ("storage", "__getattr__"): "imported before the apps are ready, which the models need",
+    ("storage", "__getattr__"): "imported before the apps are ready, which the models need, and "
+    "without Redis",
 }
 
 #: Modules that load some of their names when they are used, and import them for type checkers.
@@ -287,7 +281,7 @@ PUBLIC = {
         *("urls", "routing", "views", "consumers"),
     ],
     "channelmanager": ["ChannelManagerBase", "DefaultChannelManager"],
-    "storage": ["StorageBase", "DjangoModelStorage", "EventDoesNotExist"],
+    "storage": ["StorageBase", "DjangoModelStorage", "RedisStorage", "EventDoesNotExist"],
     "models": ["Event", "EventCounter"],
     "views": ["events"],
     "consumers": ["EventsConsumer"],

@@ -17,11 +17,13 @@ from .base import StorageBase
 
 if TYPE_CHECKING:
     from .database import DjangoModelStorage
+    from .redis import RedisStorage
 
 __all__ = [
     "DjangoModelStorage",
     "Event",
     "EventDoesNotExist",
+    "RedisStorage",
     "StorageBase",
     "get_storage",
     "stores_skipped",
@@ -70,10 +72,14 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
 setting_changed.connect(_forget)
 
 
-# Lazily, for this module is imported before the project's apps are ready.
+# Lazily, for this module is imported before the project's apps are ready, and without Redis.
 def __getattr__(name: str) -> Any:
     if name == "DjangoModelStorage":
         from .database import DjangoModelStorage
 
         return DjangoModelStorage
+    if name == "RedisStorage":
+        from .redis import RedisStorage
+
+        return RedisStorage
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

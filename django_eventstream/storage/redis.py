@@ -1,0 +1,228 @@
+"""The event log in Redis.
+
+A channel has a counter, a key that never expires: as long as a client may come back with a
+position, numbers must not be given a second time. Each event is a key of its own, which Redis
+removes when its time has come. Names and contents are version 5.3.4's, whose processes may run on
+beside this one.
+
+    event_counter:CHANNEL     the id of the channel's latest event
+    event:CHANNEL:ID          {"type": …, "data": …, "skip_user_ids": […]}
+
+On a Cluster, CHANNEL is percent-encoded and in braces, so that a channel's keys share a slot.
+
+What Redis removed, for whatever reason, is a hole in the ids; a position before it does not exist.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+from urllib.parse import quote
+
+import redis
+from django.core.exceptions import ImproperlyConfigured
+
+from ..conf import settings
+from ..event import Event
+from ..exceptions import EventDoesNotExist
+from ..redisclients import Client, get_client, read_config
+from .base import StorageBase
+
+SETTING = "EVENTSTREAM_STORAGE_CONNECTION"
+
+#: Version 5.3.4 takes a number first and stores the event then. For so many seconds a hole among
+#: a channel's so many latest ids may be one that it is about to fill.
+IN_FLIGHT_PATIENCE = 0.02
+IN_FLIGHT_COUNT = 10
+
+#: Of how many channels a process remembers the latest id.
+REMEMBERED = 10_000
+
+
+class Script:
+    """A script, run by its digest, so that its text is sent to each server once."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    def run(self, client: Client, key: bytes, *arguments: bytes | int | str) -> Any:
+        """Run the script with one key."""
+        # redis-py's annotations know neither bytes nor numbers as arguments.
+        values: Any = arguments
+        try:
+            return client.evalsha(self._digest, 1, key, *values)
+        except redis.exceptions.NoScriptError:  # it did not run
+            return client.eval(self._text, 1, key, *values)
+
+
+# The event's key is not among KEYS, for its name has the number in it; it is in the same slot.
+# Lua's numbers are exact up to 2^53, but written with 14 digits unless one asks for more.
+APPEND = Script("""\
+local prefix, event, milliseconds = ARGV[1], ARGV[2], ARGV[3]
+local limit, known = tonumber(ARGV[4]), tonumber(ARGV[5])
+local function key(id) return prefix .. string.format('%.0f', id) end
+
+local id = redis.call('INCR', KEYS[1])
+-- Less than the sender knows: the counter was evicted, or its latest values were lost by a restart
+-- or a fail-over. Those numbers are taken. (Without the counter and the event: all was removed.)
+if known >= id and (id > 1 or redis.call('EXISTS', key(known)) == 1) then
+    id = known + 1
+    redis.call('SET', KEYS[1], string.format('%.0f', id))
+end
+redis.call('SET', key(id), event, 'PX', milliseconds)
+if limit > 0 then
+    -- One is too many, or more if the limit was lowered.
+    local last = id - limit
+    for old = last, math.max(1, last - 100), -1 do
+        if redis.call('DEL', key(old)) == 0 then break end
+    end
+end
+return id
+""")
+
+READ = Script("""\
+local prefix, last, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local current = tonumber(redis.call('GET', KEYS[1]) or 0)
+local answer = {current}
+for id = last + 1, math.min(last + limit, current) do
+    local event = redis.call('GET', prefix .. string.format('%.0f', id))
+    if not event then break end
+    answer[#answer + 1] = event
+end
+return answer
+""")
+
+
+class RedisStorage(StorageBase):
+    """The log in Redis 6 or newer, also on Sentinel and Cluster.
+
+    ``EVENTSTREAM_STORAGE_CONNECTION`` says where; ``redisclients`` has its forms. Events are kept
+    as safe as Redis is configured to keep them. Those of a transaction are appended right after
+    the commit; a process that is killed in between loses them.
+    """
+
+    broker = "redis"
+
+    def __init__(self) -> None:
+        config = settings.storage_connection
+        if not config:
+            raise ImproperlyConfigured(
+                f"{SETTING} is not set, and RedisStorage needs it: set it to a URL such as "
+                "'redis://localhost:6379/0'."
+            )
+        self._config = read_config(config, SETTING)
+        self._is_cluster = bool(self._config.get("cluster"))
+        self._client: tuple[int, Client] | None = None
+        # The latest id that was given to this process, by channel.
+        self._known: dict[str, int] = {}
+
+    def append_event(
+        self,
+        channel: str,
+        event_type: str,
+        data: str,
+        *,
+        skip_user_ids: Collection[str] = (),
+    ) -> Event:
+        """Store an event, in one atomic step.
+
+        Raises redis-py's errors. After a connection was lost, or did not answer in time, the event
+        may be stored all the same; it is never sent a second time by itself.
+        """
+        content: dict[str, Any] = {"type": event_type, "data": data}
+        if skip_user_ids:
+            content["skip_user_ids"] = sorted(skip_user_ids)
+        event_id: int = APPEND.run(
+            self._connect(),
+            self._counter(channel),
+            self._prefix(channel),
+            json.dumps(content, ensure_ascii=False).encode(),
+            max(1, int(settings.retention * 1000)),
+            settings.max_events_per_channel or 0,
+            self._known.get(channel, 0),
+        )
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        self._known[channel] = event_id
+        return Event(channel, event_type, data, event_id, frozenset(skip_user_ids))
+
+    def get_events(self, channel: str, last_id: int, limit: int = 100) -> list[Event]:
+        """Return what follows ``last_id``, without holes, in one round trip; see StorageBase."""
+        current_id, texts = self._read_page(channel, last_id, limit)
+        if not texts and last_id < current_id <= last_id + IN_FLIGHT_COUNT:
+            time.sleep(IN_FLIGHT_PATIENCE)
+            current_id, texts = self._read_page(channel, last_id, limit)
+        if not texts and last_id != current_id:
+            raise EventDoesNotExist(f"Channel {channel!r} holds no event {last_id + 1}", current_id)
+        return [_event(channel, event_id, text) for event_id, text in enumerate(texts, last_id + 1)]
+
+    def get_current_id(self, channel: str) -> int:
+        """Return the id of the channel's latest event, 0 if there is no counter."""
+        return self.get_current_ids([channel])[channel]
+
+    def get_current_ids(self, channels: Collection[str]) -> dict[str, int]:
+        """Return the id of each channel's latest event, in one round trip (to each node)."""
+        names = list(channels)
+        if not names:
+            return {}
+        keys = [self._counter(name) for name in names]
+        if self._is_cluster:
+            values = self._read(lambda client: client.mget_nonatomic(keys))
+        else:
+            values = self._read(lambda client: client.mget(keys))
+        return {name: int(value or 0) for name, value in zip(names, values, strict=True)}
+
+    def raise_counters(self, by: int) -> int:
+        """Make every channel count on from ``by`` numbers further; return how many channels."""
+        client = self._connect()
+        # A scan may find a key more than once.
+        counters = set(client.scan_iter(match=b"event_counter:*", count=1000))
+        for counter in counters:
+            client.incrby(counter, by)
+        return len(counters)
+
+    # Inside
+
+    def _connect(self) -> Client:
+        # A forked child must use none of its parent's connections; nor may it wait for a lock
+        # that was held in the parent. Two threads that both make a client do no harm.
+        process_id = os.getpid()
+        if self._client is None or self._client[0] != process_id:
+            client = get_client(self._config, setting=SETTING, retry=False, decode_responses=False)
+            self._client = process_id, client
+        return self._client[1]
+
+    def _read(self, function: Callable[[Any], Any]) -> Any:
+        """Call a function with the client, again if the connection was lost meanwhile."""
+        try:
+            return function(self._connect())
+        except redis.ConnectionError:
+            return function(self._connect())
+
+    def _read_page(self, channel: str, last_id: int, limit: int) -> tuple[int, list[bytes]]:
+        counter, prefix = self._counter(channel), self._prefix(channel)
+        answer = self._read(lambda client: READ.run(client, counter, prefix, last_id, limit))
+        return answer[0], answer[1:]
+
+    def _counter(self, channel: str) -> bytes:
+        return f"event_counter:{self._tag(channel)}".encode()
+
+    def _prefix(self, channel: str) -> bytes:
+        return f"event:{self._tag(channel)}:".encode()
+
+    def _tag(self, channel: str) -> str:
+        return f"{{{quote(channel, safe='')}}}" if self._is_cluster else channel
+
+
+def _event(channel: str, event_id: int, text: bytes) -> Event:
+    content = json.loads(text)
+    data = content["data"]
+    if not isinstance(data, str):  # version 5.3.4 with json_encode=False, written as it wrote it
+        data = str(data)
+    skipped = frozenset(content.get("skip_user_ids", ()))
+    return Event(channel, content["type"], data, event_id, skipped)
