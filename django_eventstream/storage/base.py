@@ -88,8 +88,18 @@ class StorageBase:
         return self.get_current_ids(channels), []
 
     def trim(self) -> int:
-        """Remove what is older or more than the settings keep; return how many events."""
+        """Remove what is older or more than the settings keep; return how many events.
+
+        Called in the background, at most once a minute by each process.
+        """
         return 0
+
+    def raise_counters(self, by: int) -> int:
+        """Let every channel go on ``by`` numbers further; return how many channels.
+
+        For ``manage.py eventstream_raise_counters``, after events were lost with their numbers.
+        """
+        raise NotImplementedError
 
 
 def read_page(storage: StorageBase, channel: str, last_id: int, limit: int) -> list[Event]:

@@ -178,7 +178,7 @@ class RedisStorage(StorageBase):
         return {name: int(value or 0) for name, value in zip(names, values, strict=True)}
 
     def raise_counters(self, by: int) -> int:
-        """Make every channel count on from ``by`` numbers further; return how many channels."""
+        """Let every channel go on ``by`` numbers further; return how many channels."""
         client = self._connect()
         # A scan may find a key more than once.
         counters = set(client.scan_iter(match=b"event_counter:*", count=1000))

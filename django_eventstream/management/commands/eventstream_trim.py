@@ -10,7 +10,10 @@ from django_eventstream.storage import get_storage
 class Command(BaseCommand):
     """Remove old events; for schedulers, where no process trims often enough."""
 
-    help = "Removes events beyond EVENTSTREAM_RETENTION and EVENTSTREAM_MAX_EVENTS_PER_CHANNEL."
+    help = (
+        "Removes events beyond EVENTSTREAM_RETENTION and EVENTSTREAM_MAX_EVENTS_PER_CHANNEL. "
+        "There are none with RedisStorage: Redis removes them by itself."
+    )
 
     def handle(self, *args: Any, **options: Any) -> None:
         storage = get_storage()
