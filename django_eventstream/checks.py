@@ -17,6 +17,7 @@ from .channelmanager import get_channelmanager
 from .conf import Settings, settings
 from .cors import allowed_patterns, is_origin
 from .storage import get_storage, stores_skipped
+from .storage.database import DjangoModelStorage
 
 PREFIX = "EVENTSTREAM_"
 
@@ -39,7 +40,7 @@ NUMBERS: dict[str, tuple[float, bool]] = {
 #: Settings whose ``None`` means something.
 OPTIONAL = frozenset({"MAX_EVENTS_PER_CHANNEL"})
 #: Names that have no property of their own.
-OTHER_NAMES = frozenset({"ALLOW_ORIGIN", "STORAGE_CONNECTION", "REDIS"})
+OTHER_NAMES = frozenset({"ALLOW_ORIGIN"})
 
 _HOST = re.compile(r"\*|\.?[\w-]+(\.[\w-]+)*|\[[0-9a-f:.]+\]", re.ASCII | re.IGNORECASE)
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+", re.IGNORECASE)  # a token, RFC 9110, 5.6.2
@@ -77,11 +78,14 @@ def _check_plugins() -> Iterator[CheckMessage]:
     try:
         storage = get_storage()
     except Exception as error:
-        yield Error(
-            _sentence("EVENTSTREAM_STORAGE_CLASS", error),
-            hint="For the project's database: 'django_eventstream.storage.DjangoModelStorage'.",
-            id="django_eventstream.E001",
-        )
+        if str(error).startswith("EVENTSTREAM_STORAGE_CONNECTION"):
+            yield Error(str(error), id="django_eventstream.E010")
+        else:
+            yield Error(
+                _sentence("EVENTSTREAM_STORAGE_CLASS", error),
+                hint="For the project's database: 'django_eventstream.storage.DjangoModelStorage'.",
+                id="django_eventstream.E001",
+            )
     else:
         if storage is not None and not stores_skipped(storage):
             yield checks.Warning(
@@ -163,22 +167,36 @@ def _check_headers() -> Iterator[CheckMessage]:
 
 def _check_brokers() -> Iterator[CheckMessage]:
     try:
+        storage = get_storage()
+    except Exception:
+        return  # said above
+    try:
         brokers = get_brokers()
     except ImproperlyConfigured as error:
         text = str(error)
         if text.startswith("GRIP"):
             yield Error(text, id="django_eventstream.E007")
-        elif not text.startswith("EVENTSTREAM_STORAGE_CLASS"):  # said above
+        else:
             yield Error(text, id="django_eventstream.E009")
         return
     for broker in brokers:
         yield from broker.check()
     names = get_names()
-    if settings.redis and not any(SHORT_NAMES["redis"] == SHORT_NAMES.get(n, n) for n in names):
+    has_redis = any(SHORT_NAMES["redis"] == SHORT_NAMES.get(n, n) for n in names)
+    if settings.redis and not has_redis:
         yield checks.Warning(
             f"EVENTSTREAM_REDIS has no effect: EVENTSTREAM_BROKER names {', '.join(names)} only.",
             hint="Add 'redis' to EVENTSTREAM_BROKER, or remove one of the two.",
             id="django_eventstream.W006",
+        )
+    # A storage of the project's own may read it.
+    is_read = storage is not None and not isinstance(storage, DjangoModelStorage)
+    if settings.storage_connection and not is_read and (settings.redis or not has_redis):
+        yield checks.Warning(
+            "EVENTSTREAM_STORAGE_CONNECTION has no effect: EVENTSTREAM_STORAGE_CLASS is "
+            f"{settings.storage_class!r}.",
+            hint="Set it to 'django_eventstream.storage.RedisStorage', or remove one of the two.",
+            id="django_eventstream.W008",
         )
 
 

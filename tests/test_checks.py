@@ -50,6 +50,48 @@ def assert_error(message, number, text, hint):
     assert hint in message.hint
 
 
+# E010, W008: where RedisStorage's Redis is
+
+
+@pytest.mark.parametrize(
+    ("connection", "text"),
+    [
+        (None, "EVENTSTREAM_STORAGE_CONNECTION is not set"),
+        ("localhost", "scheme"),
+        ({"hots": "localhost"}, "hots"),
+        (["localhost"], "of type list"),
+    ],
+)
+def test_redis_storage_needs_a_connection(settings, connection, text):
+    settings.EVENTSTREAM_STORAGE_CLASS = "django_eventstream.storage.RedisStorage"
+    message = check_one(settings, "EVENTSTREAM_STORAGE_CONNECTION", connection)
+    assert message.id == "django_eventstream.E010"
+    assert text in message.msg
+    assert "'redis://localhost:6379/0'" in message.msg
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"EVENTSTREAM_STORAGE_CLASS": "django_eventstream.storage.RedisStorage"},
+        {"EVENTSTREAM_STORAGE_CLASS": "tests.storages.MemoryStorage"},  # it may read it
+        {"EVENTSTREAM_BROKER": "redis"},
+    ],
+)
+def test_connection_for_what_uses_it_is_fine(settings, changes):
+    for name, value in changes.items():
+        setattr(settings, name, value)
+    settings.EVENTSTREAM_STORAGE_CONNECTION = "redis://localhost"
+    assert check_settings() == []
+
+
+@pytest.mark.parametrize("redis", [None, {"host": "localhost"}])
+def test_connection_that_nothing_uses_is_told(settings, redis):
+    settings.EVENTSTREAM_REDIS = redis
+    message = check_one(settings, "EVENTSTREAM_STORAGE_CONNECTION", "redis://localhost")
+    assert_error(message, "W008", "DjangoModelStorage", "RedisStorage")
+
+
 # The command
 
 
@@ -330,6 +372,7 @@ def test_settings_of_other_packages_are_none_of_our_business(settings):
 
 
 def test_settings_of_version_5_are_known(settings):
+    settings.EVENTSTREAM_STORAGE_CLASS = "django_eventstream.storage.RedisStorage"
     settings.EVENTSTREAM_REDIS = settings.EVENTSTREAM_STORAGE_CONNECTION = {"host": "localhost"}
     assert check_settings() == []
 
@@ -341,7 +384,7 @@ OVERRIDES = {
     "channelmanager_class": ("a.B", "a.B"),
     "broker": ("redis", ["redis"]),
     "redis": ("redis://localhost", "redis://localhost"),
-    "storage_connection": ("redis://localhost", "redis://localhost"),
+    "storage_connection": ({"port": 1}, {"port": 1}),
     "channel_limit": (3, 3),
     "padding": (0, 0),
     "keep_alive_interval": (1, 1.0),
