@@ -76,9 +76,8 @@ if known >= id and (id > 1 or redis.call('EXISTS', key(known)) == 1) then
 end
 redis.call('SET', key(id), event, 'PX', milliseconds)
 if limit > 0 then
-    -- One is too many, or more if the limit was lowered.
-    local last = id - limit
-    for old = last, math.max(1, last - 100), -1 do
+    -- One is too many, or more where the limit was lowered; of very many the rest expires.
+    for old = id - limit, math.max(1, id - limit - 9999), -1 do
         if redis.call('DEL', key(old)) == 0 then break end
     end
 end
