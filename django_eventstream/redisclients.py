@@ -45,6 +45,8 @@ DEFAULTS: dict[str, Any] = {
     "socket_connect_timeout": 5.0,
     "socket_keepalive": True,
 }
+#: Until redis-py 6 a Cluster's own retries were not those of ``retry``.
+NO_CLUSTER_RETRY = {"cluster_error_retry_attempts": 0} if redis.VERSION[0] < 6 else {}
 
 
 def get_client(
@@ -140,9 +142,9 @@ def _make(
     cluster, sentinels = options.pop("cluster", False), options.pop("sentinels", None)
     if not retry:
         options["retry"] = never
-        if cluster and redis.VERSION[0] < 6:  # later it is said by "retry"
-            options["cluster_error_retry_attempts"] = 0
     if cluster:
+        if not retry:
+            options |= NO_CLUSTER_RETRY
         node = package.cluster.ClusterNode
         if "startup_nodes" in options:
             options["startup_nodes"] = [node(*pair) for pair in options["startup_nodes"]]
