@@ -115,9 +115,13 @@ def read_config(config: Config, setting: str = "EVENTSTREAM_REDIS") -> dict[str,
 def _read_url(url: Any, setting: str) -> dict[str, Any]:
     try:
         options: dict[str, Any] = redis.connection.parse_url(url)  # type: ignore[no-untyped-call]
-    except (AttributeError, TypeError, ValueError) as error:
-        # Without the URL, which may hold a password.
-        raise _unusable(setting, str(error)) from error
+    except (AttributeError, TypeError, ValueError):
+        # Errors quote the URL, in which there may be a password.
+        raise _unusable(
+            setting,
+            "its URL cannot be read (it begins with redis://, rediss:// or unix://, and special "
+            "characters in a password are percent-encoded)",
+        ) from None
     if options.pop("connection_class", None) is not None:
         if "path" in options:
             options["unix_socket_path"] = options.pop("path")

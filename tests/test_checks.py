@@ -57,7 +57,7 @@ def assert_error(message, number, text, hint):
     ("connection", "text"),
     [
         (None, "EVENTSTREAM_STORAGE_CONNECTION is not set"),
-        ("localhost", "scheme"),
+        ("localhost", "URL cannot be read"),
         ({"hots": "localhost"}, "hots"),
         (["localhost"], "of type list"),
     ],

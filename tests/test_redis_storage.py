@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import transaction
@@ -354,9 +355,19 @@ def test_data_that_is_no_text_is_what_version_5_wrote(server, storage):
 
 def test_number_whose_event_version_5_is_about_to_store_is_waited_for(server, storage, monkeypatch):
     old = Version5(server)
-    assert old.count("a") == 1
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: old.store("a", 1, "late"))
-    assert storage.get_events("a", 0) == [Event("a", "message", "late", 1)]
+    append(storage, "a", 1)
+    assert old.count("a") == 2
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: old.store("a", 2, "late"))
+    assert storage.get_events("a", 1) == [Event("a", "message", "late", 2)]
+
+
+def test_what_has_expired_is_not_waited_for(server, storage, monkeypatch):
+    append(storage, "a", 3)
+    server.command("DEL", "event:a:1", "event:a:2")
+    monkeypatch.setattr(module.time, "sleep", None)
+    for position in (0, 1):
+        check_missing(storage, "a", position, 3)
+    check_missing(storage, "a", 4, 3)
 
 
 def test_number_without_an_event_is_a_reset(server, storage):
@@ -575,6 +586,14 @@ def test_event_of_a_transaction_is_appended_after_the_commit(project, server):
         send_event("a", "m", 2)
         _ = 1 / 0
     assert get_current_event_id(["a"]) == "a:1"
+
+
+def test_missing_package_names_the_remedy(project, monkeypatch):
+    for name in ("storage.redis", "redisclients"):
+        monkeypatch.delitem(sys.modules, f"django_eventstream.{name}")
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(ImproperlyConfigured, match=r"pip install django-eventstream\[redis\]"):
+        get_storage()
 
 
 def test_error_of_redis_reaches_the_sender(project):

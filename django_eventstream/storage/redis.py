@@ -23,7 +23,6 @@ from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import quote
 
-import redis
 from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import settings
@@ -32,12 +31,14 @@ from ..exceptions import EventDoesNotExist
 from ..redisclients import Client, get_client, read_config
 from .base import StorageBase
 
+# isort: split
+import redis  # behind redisclients, which says what to do where it is missing
+
 SETTING = "EVENTSTREAM_STORAGE_CONNECTION"
 
-#: Version 5.3.4 takes a number first and stores the event then. For so many seconds a hole among
-#: a channel's so many latest ids may be one that it is about to fill.
+#: Version 5.3.4 takes a number first and stores the event then: for so many seconds, a hole behind
+#: an event that is there may be one that is about to be filled.
 IN_FLIGHT_PATIENCE = 0.02
-IN_FLIGHT_COUNT = 10
 
 #: Of how many channels a process remembers the latest id.
 REMEMBERED = 10_000
@@ -86,14 +87,17 @@ return id
 
 READ = Script("""\
 local prefix, last, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local function key(id) return prefix .. string.format('%.0f', id) end
+
 local current = tonumber(redis.call('GET', KEYS[1]) or 0)
-local answer = {current}
+local events = {}
 for id = last + 1, math.min(last + limit, current) do
-    local event = redis.call('GET', prefix .. string.format('%.0f', id))
+    local event = redis.call('GET', key(id))
     if not event then break end
-    answer[#answer + 1] = event
+    events[#events + 1] = event
 end
-return answer
+local is_hole = #events == 0 and last < current and redis.call('EXISTS', key(last)) == 1
+return {current, is_hole and 1 or 0, events}
 """)
 
 
@@ -152,10 +156,10 @@ class RedisStorage(StorageBase):
 
     def get_events(self, channel: str, last_id: int, limit: int = 100) -> list[Event]:
         """Return what follows ``last_id``, without holes, in one round trip; see StorageBase."""
-        current_id, texts = self._read_page(channel, last_id, limit)
-        if not texts and last_id < current_id <= last_id + IN_FLIGHT_COUNT:
+        current_id, is_hole, texts = self._read_page(channel, last_id, limit)
+        if is_hole:
             time.sleep(IN_FLIGHT_PATIENCE)
-            current_id, texts = self._read_page(channel, last_id, limit)
+            current_id, _, texts = self._read_page(channel, last_id, limit)
         if not texts and last_id != current_id:
             raise EventDoesNotExist(f"Channel {channel!r} holds no event {last_id + 1}", current_id)
         return [_event(channel, event_id, text) for event_id, text in enumerate(texts, last_id + 1)]
@@ -203,10 +207,12 @@ class RedisStorage(StorageBase):
         except redis.ConnectionError:
             return function(self._connect())
 
-    def _read_page(self, channel: str, last_id: int, limit: int) -> tuple[int, list[bytes]]:
+    def _read_page(self, channel: str, last_id: int, limit: int) -> tuple[int, int, list[bytes]]:
         counter, prefix = self._counter(channel), self._prefix(channel)
-        answer = self._read(lambda client: READ.run(client, counter, prefix, last_id, limit))
-        return answer[0], answer[1:]
+        current_id, is_hole, texts = self._read(
+            lambda client: READ.run(client, counter, prefix, last_id, limit)
+        )
+        return current_id, is_hole, texts
 
     def _counter(self, channel: str) -> bytes:
         return f"event_counter:{self._tag(channel)}".encode()
