@@ -30,6 +30,8 @@ from tests.processes import wait_until
 from tests.redis_server import redis_cluster, redis_sentinel, redis_server
 from tests.test_streaming import connect, data
 
+pytestmark = pytest.mark.slow
+
 
 def make_storage(connection, **options):
     with override_settings(EVENTSTREAM_STORAGE_CONNECTION={**connection, **options}):
