@@ -28,7 +28,7 @@ setup(
     ],
     extras_require={
         "daphne": ["daphne>=4.1"],
-        "redis": ["redis>=5.0"],
+        "redis": ["redis>=5.0.1"],
         "postgres": ["psycopg>=3.1.12"],
         "drf": ["djangorestframework>=3.15"],
     },

@@ -207,9 +207,11 @@ def redis_sentinel(sentinels: int = 1) -> Iterator[RedisSentinel]:
 
         def know_each_other() -> bool:
             for sentinel in watching:
-                with sentinel.client() as client:
-                    answer = client.sentinel_master(RedisSentinel.service_name)
-                if (answer["num-slaves"], answer["num-other-sentinels"]) != (1, sentinels - 1):
+                answer = sentinel.command("SENTINEL", "MASTER", RedisSentinel.service_name)
+                if not isinstance(answer, dict):  # until redis-py 8
+                    answer = dict(zip(answer[::2], answer[1::2], strict=True))
+                known = int(answer["num-slaves"]), int(answer["num-other-sentinels"])
+                if known != (1, sentinels - 1):
                     return False
             return True
 
