@@ -1,6 +1,7 @@
 """Checks name each wrong setting and its remedy; and settings are read when they are used."""
 
 import io
+import sys
 
 import pytest
 from django.core.management import call_command
@@ -68,6 +69,20 @@ def test_redis_storage_needs_a_connection(settings, connection, text):
     assert message.id == "django_eventstream.E010"
     assert text in message.msg
     assert "'redis://localhost:6379/0'" in message.msg
+
+
+def test_missing_redis_package_names_the_remedy(settings, monkeypatch):
+    for name in ("storage.redis", "brokers.redis", "redisclients"):
+        monkeypatch.delitem(sys.modules, f"django_eventstream.{name}", raising=False)
+    monkeypatch.delattr("django_eventstream.redisclients", raising=False)
+    monkeypatch.setitem(sys.modules, "redis", None)
+    message = check_one(settings, "EVENTSTREAM_REDIS", "redis://localhost")
+    assert message.id == "django_eventstream.E009"
+    assert "pip install django-eventstream[redis]" in message.msg
+    settings.EVENTSTREAM_STORAGE_CLASS = "django_eventstream.storage.RedisStorage"
+    (message,) = check_settings()
+    assert message.id == "django_eventstream.E001"
+    assert "pip install django-eventstream[redis]" in message.msg
 
 
 @pytest.mark.parametrize(

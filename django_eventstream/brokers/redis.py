@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
-import redis
-import redis.asyncio
 from django.core.exceptions import ImproperlyConfigured
 
 from .. import redisclients
@@ -21,6 +19,10 @@ from ..messages import Envelope, Gap
 from . import enclose
 from .base import BrokerBase, Listener
 from .outbox import Outbox, Unreachable
+
+# isort: split
+import redis  # behind redisclients, which says what to do where it is missing
+import redis.asyncio
 
 logger = logging.getLogger("django_eventstream")
 
