@@ -73,6 +73,14 @@ def get_async_client(
     return client
 
 
+async def aclose(client: AsyncClient) -> None:
+    """Close a client, and what Sentinel's own client leaves open."""
+    await client.aclose()
+    pool = getattr(client, "connection_pool", None)
+    for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
+        await sentinel.aclose()
+
+
 def read_config(config: Config, setting: str = "EVENTSTREAM_REDIS") -> dict[str, Any]:
     """Return a configuration as keyword arguments, with the defaults and without ``url``.
 

@@ -62,7 +62,7 @@ class ChannelsBroker(BrokerBase):
                 "connects no processes.",
                 hint="Configure another one in CHANNEL_LAYERS, such as channels_redis, or set "
                 "EVENTSTREAM_BROKER to 'memory' if there is one process only.",
-                id="django_eventstream.W008",
+                id="django_eventstream.W009",
             )
 
     def publish(self, envelope: Envelope, *, wait: bool = False) -> None:

@@ -79,7 +79,7 @@ class RedisBroker(BrokerBase):
                         # Also when redis-py has silently connected again.
                         listener.connected()
         finally:
-            await client.aclose()
+            await redisclients.aclose(client)
 
     def flush(self, timeout: float) -> None:
         """Wait until Redis has taken all."""
@@ -107,7 +107,7 @@ async def _find_node(options: Mapping[str, Any]) -> dict[str, Any]:
         await cluster.initialize()
         node = random.choice(cluster.get_nodes())
     finally:
-        await cluster.aclose()
+        await redisclients.aclose(cluster)
     others = {name: options[name] for name in options if name not in ("cluster", "startup_nodes")}
     return {**others, "host": node.host, "port": node.port}
 
