@@ -91,9 +91,9 @@ class ChannelsBroker(BrokerBase):
                     joined_at = time.monotonic()
                     await self._layer.group_add(GROUP, channel)
         finally:
-            if receiving is not None:
-                receiving.cancel()
-                await asyncio.gather(receiving, return_exceptions=True)
+            while receiving is not None and not receiving.done():
+                receiving.cancel()  # which channels_redis may pass over for 5 s
+                await asyncio.wait({receiving}, timeout=0.1)
             with contextlib.suppress(Exception):  # the layer, out of reach, forgets us in time
                 await asyncio.wait_for(self._layer.group_discard(GROUP, channel), PATIENCE)
 
