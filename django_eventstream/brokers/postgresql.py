@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import psycopg
+from django.db import Error as DatabaseError
 from django.db import connections
 
 from .. import threads
@@ -72,7 +73,7 @@ async def follow(broker: Broker, listener: Listener, wake: asyncio.Event) -> Non
     while True:
         try:
             await _follow_once(broker, listener, wake, note_success)
-        except (psycopg.Error, OSError, _Deaf) as error:
+        except (psycopg.Error, DatabaseError, OSError, _Deaf) as error:  # Django's: of the probe
             if not is_told:
                 is_told = True
                 logger.warning(
