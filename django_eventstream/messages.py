@@ -51,7 +51,7 @@ Message: TypeAlias = Published | Stored | Revoked | Gap
 
 @dataclass(frozen=True)
 class Tally:
-    """How far a sender has counted, and for how many seconds, on each of some channels.
+    """How far a sender has counted, and how many seconds ago, on each of some channels.
 
     It tells of messages that were lost with none behind them.
     """
@@ -69,13 +69,14 @@ class Envelope:
     """A message on its way to other processes.
 
     ``sequence`` counts 1, 2, 3 … what a sender sends on a channel, but for what the log has,
-    whose ids do that: there it is None. ``age`` is how many seconds ago the count began.
+    whose ids do that: there it is None. ``pause`` is how many seconds before it the one before
+    was sent.
     """
 
     message: Message | Tally
     sender: str
     sequence: int | None = None
-    age: float = 0.0
+    pause: float = 0.0
 
     @cached_property
     def text(self) -> str:
@@ -83,7 +84,7 @@ class Envelope:
         message = self.message
         fields: dict[str, Any] = {"from": self.sender, "channel": message.channel}
         if self.sequence is not None:
-            fields |= {"sequence": self.sequence, "age": round(self.age, 3)}
+            fields |= {"sequence": self.sequence, "pause": round(self.pause, 6)}
         if isinstance(message, Published):
             event = message.event
             fields |= {"kind": "published", "type": event.type, "data": event.data}
@@ -106,10 +107,10 @@ class Envelope:
         """Return what a text carries. Raises Unreadable."""
         try:
             fields = json.loads(text)
-            sequence, age = fields.get("sequence"), fields.get("age", 0.0)
+            sequence, pause = fields.get("sequence"), fields.get("pause", 0.0)
             _expect(sequence, int, type(None))
-            _expect(age, int, float)
-            return cls(_message(fields), _expect(fields["from"], str), sequence, age)
+            _expect(pause, int, float)
+            return cls(_message(fields), _expect(fields["from"], str), sequence, pause)
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise Unreadable(f"not a message of this version: {error!r}") from error
 
@@ -121,7 +122,7 @@ def _message(fields: dict[str, Any]) -> Message | Tally:
     if kind == "tally":
         counts = fields["counts"].items()
         return Tally(
-            {name: (_expect(last, int), _expect(age, int, float)) for name, (last, age) in counts}
+            {name: (_expect(last, int), _expect(ago, int, float)) for name, (last, ago) in counts}
         )
     _expect(channel, str)
     if kind == "stored":

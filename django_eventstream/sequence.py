@@ -27,7 +27,7 @@ class Sequencer:
     def __init__(self, sender: str) -> None:
         self.sender = sender
         self._era = 0
-        # For each channel the last number, and the time of the first.
+        # For each channel the last number, and when it was given.
         self._counts: dict[str, tuple[int, float]] = {}
         # The channels that were counted on since the last tally.
         self._changed: set[str] = set()
@@ -43,19 +43,19 @@ class Sequencer:
             self._changed.clear()
             self._era += 1
             name = f"{self.sender}/{self._era}"
-        last, began = self._counts.get(message.channel, (0, now))
-        self._counts[message.channel] = (last + 1, began)
+        last, sent_at = self._counts.get(message.channel, (0, now))
+        self._counts[message.channel] = (last + 1, now)
         self._changed.add(message.channel)
-        return Envelope(message, name, last + 1, now - began)
+        return Envelope(message, name, last + 1, now - sent_at)
 
     def tally(self, now: float) -> Envelope | None:
         """Return an envelope that tells the counts since the last one; None: there are none."""
         if not self._changed:
             return None
         counts = {}
-        for channel in self._changed:
-            last, began = self._counts[channel]
-            counts[channel] = (last, round(now - began, 3))
+        for channel in sorted(self._changed):
+            last, sent_at = self._counts[channel]
+            counts[channel] = (last, round(now - sent_at, 6))
         self._changed.clear()
         return Envelope(Tally(counts), f"{self.sender}/{self._era}")
 
@@ -68,19 +68,17 @@ def is_from(envelope: Envelope, sender: str) -> bool:
 class Lane:
     """What came of one sender on one channel."""
 
-    __slots__ = ("ahead", "forgiven", "known", "last", "since")
+    __slots__ = ("ahead", "known", "last", "since")
 
-    def __init__(self, last: int) -> None:
+    def __init__(self) -> None:
         #: The highest number that the sender is known to have used.
-        self.known = last
-        #: The number of the last message that was handed on, or given up.
-        self.last = last
+        self.known = 0
+        #: The number of the last message that was handed on, or is not waited for.
+        self.last = 0
         #: Messages that came before their turn.
         self.ahead: dict[int, Message] = {}
         #: Since when something is missing.
         self.since = 0.0
-        #: Whether a gap was told that may explain what is missing.
-        self.forgiven = False
 
 
 class Resequencer:
@@ -106,48 +104,58 @@ class Resequencer:
     def restart(self, now: float) -> None:
         """Note that messages from before now may be missing, which was or will be told."""
         self._since = now
-        for _, lanes in self._channels.values():
-            for lane in lanes.values():
-                lane.forgiven = True
 
     def receive(self, envelope: Envelope, now: float) -> list[Message]:
         """Take an envelope; return the messages whose turn has come."""
         message, number = envelope.message, envelope.sequence
+        ready: list[Message] = []
         if isinstance(message, Tally):
-            for channel, (last, age) in message.counts.items():
-                if channel in self._channels:
-                    lane = self._find_lane(channel, envelope.sender, last + 1, age, now)
-                    self._note_known(lane, channel, last, now)
-            return []
-        if message.channel is None or number is None:
+            for name, (last, ago) in message.counts.items():
+                if name in self._channels:
+                    lane = self._find_lane(name, envelope.sender)
+                    ready += self._pass_over(lane, name, last, ago, now)
+                    ready += _take_ready(lane)
+                    self._note_known(lane, name, last, now)
+            return ready
+        channel = message.channel
+        if channel is None or number is None:
             return [message]
-        if message.channel not in self._channels:
+        if channel not in self._channels:
             return []
-        lane = self._find_lane(message.channel, envelope.sender, number, envelope.age, now)
+        lane = self._find_lane(channel, envelope.sender)
         if number <= lane.last or number in lane.ahead:
             return []
+        ready = self._pass_over(lane, channel, number - 1, envelope.pause, now)
         lane.ahead[number] = message
-        ready = _take_ready(lane)
+        ready += _take_ready(lane)
         if len(lane.ahead) > MAX_AHEAD:
-            ready += _give_up(lane, message.channel)
-        self._note_known(lane, message.channel, number, now)
+            ready += _give_up(lane, channel)
+        self._note_known(lane, channel, number, now)
         return ready
 
-    def _find_lane(self, channel: str, sender: str, number: int, age: float, now: float) -> Lane:
-        """Return a lane, such that nothing before ``number`` is missing that was told already."""
-        since, lanes = self._channels[channel]
+    def _find_lane(self, channel: str, sender: str) -> Lane:
+        _, lanes = self._channels[channel]
         lane = lanes.get(sender)
         if lane is None:
-            # Was the first message sent when it could be heard? The sender's clock may not be
-            # ours, so it says how long ago that was.
-            heard_all = now - max(since, self._since) > age
-            lane = lanes[sender] = Lane(0 if heard_all else number - 1)
+            lane = lanes[sender] = Lane()
             if len(lanes) > MAX_SENDERS:
                 self._waiting.pop(lanes.pop(next(iter(lanes))), None)
-        elif lane.forgiven and not lane.ahead:
-            lane.last = lane.known = max(lane.last, number - 1)
-        lane.forgiven = False
         return lane
+
+    def _pass_over(
+        self, lane: Lane, channel: str, number: int, ago: float, now: float
+    ) -> list[Message]:
+        """Do not wait for messages up to ``number`` if they were sent before they could be heard.
+
+        Return those that are there. The sender's clock may not be ours, so it says how long
+        ago that was; what the telling took is on the safe side.
+        """
+        since, _ = self._channels[channel]
+        if now - max(since, self._since) >= ago:
+            return []
+        there = [lane.ahead.pop(other) for other in sorted(lane.ahead) if other <= number]
+        lane.last = max(lane.last, number)
+        return there
 
     def _note_known(self, lane: Lane, channel: str, number: int, now: float) -> None:
         lane.known = max(lane.known, number)

@@ -61,7 +61,7 @@ VALID = {
             for wrong in [
                 *({"kind": "other"}, {"kind": None}, {"channel": 7}, {"channel": None}),
                 *({"from": 7}, {"type": None}, {"data": {}}, {"id": "1"}, {"id": True}),
-                *({"id": 1.5}, {"skip": 7}, {"skip": [7]}, {"sequence": "1"}, {"age": "now"}),
+                *({"id": 1.5}, {"skip": 7}, {"skip": [7]}, {"sequence": "1"}, {"pause": "now"}),
                 *({"kind": "stored", "id": None}, {"kind": "revoked", "user": 7}),
                 *({"kind": "gap", "channel": []}, {"kind": "tally", "counts": []}),
                 *({"kind": "tally", "counts": {"a": 1}}, {"kind": "tally", "counts": {"a": [1]}}),

@@ -9,6 +9,9 @@ from django_eventstream.event import Event
 from django_eventstream.messages import Envelope, Gap, Published, Revoked, Stored
 from django_eventstream.sequence import PATIENCE, Resequencer, Sequencer, is_from
 
+#: Enough for what waits to be given up.
+LONG = 2 * PATIENCE
+
 
 def event(data, channel="a", event_id=None):
     return Published(Event(channel, "message", str(data), event_id))
@@ -39,9 +42,10 @@ def test_a_sender_counts_on_each_channel_what_the_log_does_not(sender):
     assert [envelope.sequence for envelope in envelopes] == [1, 1, 2, None, None, 3, None]
 
 
-def test_the_age_is_that_of_the_count(sender):
-    ages = [sender.enclose(event(n), float(n)).age for n in (10, 11, 15)]
-    assert ages == [0, 1, 5]
+def test_the_pause_is_since_the_message_before_on_the_channel(sender):
+    sender.enclose(event(0, "b"), 9.0)
+    pauses = [sender.enclose(event(n), float(n)).pause for n in (10, 11, 15)]
+    assert pauses == [0, 1, 4]
 
 
 def test_a_sender_with_very_many_channels_counts_anew_under_another_name(sender, monkeypatch):
@@ -133,13 +137,13 @@ def test_a_sender_that_began_earlier_has_lost_nothing(sender, receiver, begin):
 
 
 def test_after_a_restart_what_is_missing_was_told(sender, receiver):
-    envelopes = enclose(sender, *map(event, range(6)))
-    receiver.receive(envelopes[0], 1.0)
-    receiver.restart(2.0)
-    assert receiver.receive(envelopes[3], 2.0) == [event(3)]
-    assert receiver.receive(envelopes[3], 2.0) == []
-    assert receiver.receive(envelopes[5], 2.0) == []  # but not what is lost afterwards
-    assert receiver.give_up(2.1 + PATIENCE) == [Gap("a"), event(5)]
+    envelopes = [sender.enclose(event(n), float(n)) for n in range(6)]
+    receiver.receive(envelopes[0], 0.1)
+    receiver.restart(2.5)
+    assert receiver.receive(envelopes[3], 3.1) == [event(3)]
+    assert receiver.receive(envelopes[3], 3.1) == []
+    assert receiver.receive(envelopes[5], 5.1) == []  # but not what is lost afterwards
+    assert receiver.give_up(5.2 + PATIENCE) == [Gap("a"), event(5)]
 
 
 def test_what_waits_for_something_missing_is_bounded(sender, receiver, monkeypatch):
@@ -175,6 +179,79 @@ def test_channels_that_nobody_reads_are_passed_over(sender, receiver):
 def test_what_has_no_number_passes(receiver):
     for message in (event(1, event_id=7), Stored("a", 8), Gap()):
         assert receiver.receive(Envelope(message, "any"), 1.0) == [message]
+
+
+@pytest.fixture
+def envelopes(sender):
+    """One message a second, the first at 0."""
+    return [sender.enclose(event(n), float(n)) for n in range(10)]
+
+
+@pytest.fixture
+def late_receiver():
+    """It hears what is sent from 4.5 on."""
+    receiver = Resequencer()
+    receiver.join("a", 4.5)
+    return receiver
+
+
+def test_what_was_sent_before_anybody_listened_is_not_missing(envelopes, late_receiver):
+    assert late_receiver.receive(envelopes[5], 5.2) == [event(5)]
+    assert late_receiver.receive(envelopes[4], 5.2) == []
+    assert not late_receiver.is_waiting
+
+
+def test_what_is_lost_before_the_first_message_that_is_heard_is_a_gap(envelopes, late_receiver):
+    assert late_receiver.receive(envelopes[6], 6.2) == []
+    assert late_receiver.give_up(6.2 + LONG) == [Gap("a"), event(6)]
+
+
+def test_what_is_overtaken_by_the_first_message_that_is_heard_comes_before_it(
+    envelopes, late_receiver
+):
+    assert late_receiver.receive(envelopes[7], 7.2) == []
+    assert late_receiver.receive(envelopes[5], 7.2) == []
+    assert late_receiver.receive(envelopes[6], 7.2) == []
+    assert late_receiver.give_up(7.2 + LONG) == [Gap("a"), event(5), event(6), event(7)]
+    assert not late_receiver.is_waiting
+
+
+@pytest.mark.parametrize("begin", ["heard before", "not heard before"])
+def test_after_a_restart_what_is_lost_is_a_gap_from_the_first_message_on(
+    envelopes, late_receiver, begin
+):
+    if begin == "heard before":
+        late_receiver.receive(envelopes[5], 5.2)
+    late_receiver.restart(6.5)
+    assert late_receiver.receive(envelopes[8], 8.2) == []
+    assert late_receiver.give_up(8.2 + LONG) == [Gap("a"), event(8)]
+    assert late_receiver.receive(envelopes[9], 9.2) == [event(9)]
+
+
+def test_what_waits_at_a_restart_comes_before_what_follows(envelopes, late_receiver):
+    late_receiver.receive(envelopes[5], 5.2)
+    assert late_receiver.receive(envelopes[7], 7.2) == []
+    late_receiver.restart(8.5)
+    assert late_receiver.receive(envelopes[9], 9.2) == [event(7), event(9)]
+    assert not late_receiver.is_waiting
+
+
+def test_a_count_that_is_told_later_shows_what_was_lost(late_receiver):
+    sender = Sequencer("other")
+    first, second, third = (sender.enclose(event(n), n) for n in (4.0, 5.0, 5.1))
+    assert late_receiver.receive(second, 5.2) == [event(5.0)]
+    assert late_receiver.receive(sender.tally(6.1), 6.2) == []
+    assert late_receiver.give_up(6.2 + LONG) == [Gap("a")]
+    assert late_receiver.receive(third, 6.5) == []
+    assert late_receiver.receive(first, 6.5) == []
+
+
+def test_a_count_from_before_anybody_listened_ends_the_waiting(late_receiver):
+    sender = Sequencer("other")
+    _, second = (sender.enclose(event(n), n) for n in (3.0, 4.0))
+    assert late_receiver.receive(second, 6.0) == []  # it took long
+    assert late_receiver.receive(sender.tally(4.2), 4.6) == [event(4.0)]
+    assert not late_receiver.is_waiting
 
 
 @settings(max_examples=300)
