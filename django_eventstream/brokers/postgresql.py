@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import psycopg
-from django.db import Error as DatabaseError
 from django.db import connections
 
 from .. import threads
@@ -73,7 +72,7 @@ async def follow(broker: Broker, listener: Listener, wake: asyncio.Event) -> Non
     while True:
         try:
             await _follow_once(broker, listener, wake, note_success)
-        except (psycopg.Error, DatabaseError, OSError, _Deaf) as error:  # Django's: of the probe
+        except Exception as error:  # whatever it is, it must be tried again
             if not is_told:
                 is_told = True
                 logger.warning(
