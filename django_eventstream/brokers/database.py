@@ -151,14 +151,15 @@ class DatabaseBroker(BrokerBase):
         read_at, trimmed_at = now, now - random.uniform(0, TRIM_INTERVAL)
         while True:
             pause = settings.poll_interval * random.uniform(0.9, 1.1)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(wake.wait(), pause)
+            # Not by asyncio.wait_for, which up to Python 3.11 may swallow that this is cancelled.
+            timer = asyncio.get_running_loop().call_later(pause, wake.set)
+            try:
+                await wake.wait()
+            finally:
+                timer.cancel()
             wake.clear()
             try:
                 texts = await threads.run(self._read, place)
-                if time.monotonic() - trimmed_at > TRIM_INTERVAL:
-                    trimmed_at = time.monotonic()
-                    await threads.run(self._trim)
             except DatabaseError:  # the poll of the log tells
                 if time.monotonic() - read_at > RETENTION / 2:
                     raise  # to begin anew: some may be gone
@@ -169,6 +170,10 @@ class DatabaseBroker(BrokerBase):
                 listener.receive(text)
             if len(texts) >= BATCH:
                 wake.set()
+            if time.monotonic() - trimmed_at > TRIM_INTERVAL:
+                trimmed_at = time.monotonic()
+                with contextlib.suppress(DatabaseError):  # at the next time
+                    await threads.run(self._trim)
 
     @property
     def _rows(self) -> Any:
