@@ -59,6 +59,11 @@ class Sequencer:
         self._changed.clear()
         return Envelope(Tally(counts), f"{self.sender}/{self._era}")
 
+    def tally_again(self, envelope: Envelope) -> None:
+        """Take note that an envelope with counts could not be sent: the next has them too."""
+        if isinstance(envelope.message, Tally):
+            self._changed.update(envelope.message.counts.keys() & self._counts.keys())
+
 
 def is_from(envelope: Envelope, sender: str) -> bool:
     """Return whether an envelope was sent by the Sequencer with this name."""

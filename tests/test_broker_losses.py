@@ -3,10 +3,66 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
+import pytest
 from django.db import DatabaseError
 
+from django_eventstream import brokers
+from django_eventstream.brokers import BrokerBase
 from django_eventstream.brokers.database import BATCH, DatabaseBroker, Place
+from django_eventstream.messages import Revoked, Tally
+
+
+class Unsteady(BrokerBase):
+    """A broker that loses nothing without a word, but fails as often as it is told to."""
+
+    is_lossy = False
+    failures = 0
+    carried: list[object]
+    changed: threading.Condition
+
+    def publish(self, envelope, *, wait=False):
+        with self.changed:
+            self.changed.notify_all()
+            if self.failures:
+                type(self).failures -= 1
+                raise ConnectionError
+            self.carried.append(envelope.message)
+
+    def wait_for(self, count):
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.carried) >= count, 10)
+
+
+@pytest.fixture
+def unsteady(settings, monkeypatch):
+    settings.EVENTSTREAM_BROKER = f"{__name__}.Unsteady"
+    monkeypatch.setattr(brokers, "TALLY_DELAY", 0.01)
+    monkeypatch.setattr(brokers, "_sender", brokers._Sender())
+    Unsteady.carried = []
+    Unsteady.changed = threading.Condition()
+    Unsteady.failures = 0
+    return brokers.get_brokers()[0]
+
+
+def test_counts_are_told_after_a_failure_as_soon_as_that_can_be_done(unsteady):
+    Unsteady.failures = 3  # the message, and its count twice
+    brokers.publish(Revoked("1", "a"))
+    unsteady.wait_for(1)
+    (tally,) = unsteady.carried
+    assert isinstance(tally, Tally)
+    (last, _) = tally.counts["a"]
+    assert (list(tally.counts), last) == (["a"], 1)
+
+
+def test_counts_are_not_told_where_nothing_can_be_lost(unsteady):
+    brokers.publish(Revoked("1", "a"))
+    Unsteady.failures = 1
+    brokers.publish(Revoked("1", "b"))
+    brokers.publish(Revoked("1", "b"))
+    unsteady.wait_for(3)
+    assert [type(message) for message in unsteady.carried] == [Revoked, Revoked, Tally]
 
 
 class Listener:

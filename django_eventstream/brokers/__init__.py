@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Iterable
 from functools import cache
 from multiprocessing.util import Finalize
 from typing import Any
@@ -16,6 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
+from .. import threads
 from ..conf import settings
 from ..messages import Envelope, Message
 from ..sequence import Sequencer, is_from
@@ -99,9 +101,11 @@ class _Sender:
         self._sequencer = Sequencer(uuid.uuid4().hex)
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
+        # The brokers that are to carry the counts; a dict for its order.
+        self._due: dict[BrokerBase, None] = {}
         # What is left at the end of the process goes before the outboxes are flushed, which
         # have a lower priority.
-        Finalize(None, self.tally, exitpriority=10)
+        Finalize(None, self._tell_counts, exitpriority=10)
         #: Brokers that failed, so that each outage is logged once.
         self.failing: set[BrokerBase] = set()
 
@@ -113,23 +117,36 @@ class _Sender:
         with self._lock:
             return self._sequencer.enclose(message, time.monotonic())
 
-    def tally_later(self) -> None:
-        """Have the counts told in a while."""
+    def tally_later(self, brokers: Iterable[BrokerBase]) -> None:
+        """Have the counts told in a while by these brokers."""
         with self._lock:
-            if self._timer is None:
-                self._timer = threading.Timer(TALLY_DELAY, self.tally)
+            self._due.update(dict.fromkeys(brokers))
+            if self._due and self._timer is None:
+                self._timer = threading.Timer(TALLY_DELAY, self._tally)
                 self._timer.daemon = True
                 self._timer.start()
 
-    def tally(self) -> None:
-        """Tell the counts."""
+    def _tally(self) -> None:
+        """Tell the counts, again where that fails; on the timer's thread."""
+        try:
+            failed = self._tell_counts()
+        finally:
+            threads.release_connections()
+        self.tally_later(failed)
+
+    def _tell_counts(self) -> list[BrokerBase]:
+        """Tell the counts; return the brokers that could not."""
         with self._lock:
             self._timer = None
+            brokers, self._due = self._due, {}
             envelope = self._sequencer.tally(time.monotonic())
-        if envelope is not None:
-            for broker in get_brokers():
-                if broker.is_lossy:
-                    _publish(broker, envelope)
+        if envelope is None:
+            return []
+        failed = [broker for broker in brokers if not _publish(broker, envelope)]
+        if failed:
+            with self._lock:
+                self._sequencer.tally_again(envelope)
+        return failed
 
 
 _sender = _Sender()
@@ -156,16 +173,19 @@ def publish(message: Message, *, wait: bool = False) -> bool:
         logger.exception("The brokers are not configured correctly, nothing leaves this process")
         return True
     reaches = False
+    unsure = []
     envelope = enclose(message)
     for broker in brokers:
         reaches = reaches or broker.reaches_other_processes
-        _publish(broker, envelope, wait=wait)
-    if envelope.sequence is not None and any(broker.is_lossy for broker in brokers):
-        _sender.tally_later()
+        if not _publish(broker, envelope, wait=wait) or broker.is_lossy:
+            unsure.append(broker)
+    if envelope.sequence is not None:
+        _sender.tally_later(unsure)
     return reaches
 
 
-def _publish(broker: BrokerBase, envelope: Envelope, *, wait: bool = False) -> None:
+def _publish(broker: BrokerBase, envelope: Envelope, *, wait: bool = False) -> bool:
+    """Have a broker carry a message; return whether it could."""
     try:
         broker.publish(envelope, wait=wait)
     except Exception:
@@ -173,10 +193,11 @@ def _publish(broker: BrokerBase, envelope: Envelope, *, wait: bool = False) -> N
             _sender.failing.add(broker)
             name = type(broker).__name__
             logger.exception("%s failed, left to the event log: %r", name, envelope.message)
-    else:
-        if broker in _sender.failing:
-            _sender.failing.discard(broker)
-            logger.warning("%s works again.", type(broker).__name__)
+        return False
+    if broker in _sender.failing:
+        _sender.failing.discard(broker)
+        logger.warning("%s works again.", type(broker).__name__)
+    return True
 
 
 def flush(timeout: float) -> None:
