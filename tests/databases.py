@@ -12,6 +12,7 @@ import contextlib
 import glob
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -111,6 +112,35 @@ def mariadb() -> Iterator[Server]:
                 ]
             )
             yield server
+
+
+@contextlib.contextmanager
+def pgbouncer(server_port: int) -> Iterator[int]:
+    """Run pgbouncer in transaction mode before PostgreSQL; give its port."""
+    program = find_program("pgbouncer")
+    with _folder("postgres") as (folder, user):
+        port = free_port()
+        config = folder / "pgbouncer.ini"
+        config.write_text(
+            f"""[databases]
+* = user=postgres host=127.0.0.1 port={server_port}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+"""
+        )
+        config.chmod(0o644)
+
+        def is_ready() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        with Process([program, str(config)], user=user) as process:
+            wait_until(is_ready, alive=process)
+            yield port
 
 
 class Server:

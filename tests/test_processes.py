@@ -11,7 +11,8 @@ import pytest
 
 from tests import settings
 from tests.conftest import manage
-from tests.processes import Site, serve
+from tests.databases import pgbouncer
+from tests.processes import Site, serve, wait_until
 from tests.redis_server import redis_cluster, redis_sentinel, redis_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.database]
@@ -162,3 +163,102 @@ def test_users_are_skipped_in_all_processes(deployment, channel):
                 assert stream.next().data == "2"
             for stream in others:
                 assert [event.data for event in stream.take(2)] == ["1", "2"]
+
+
+# What fails in between
+
+
+@contextlib.contextmanager
+def one_worker(database: str, **environment: str):
+    """Serve from one process."""
+    with serve("uvicorn", database=database, **environment) as site:
+        yield Deployment("", site, database, environment)
+
+
+@pytest.mark.skipif(settings.BACKEND != "sqlite", reason="the database plays no part")
+def test_streams_go_on_when_redis_comes_back(shared_database, channel):
+    loose = f"loose-{channel}"
+    with redis_server() as server:
+        environment = {
+            "EVENTSTREAM_TEST_REDIS": server.url,
+            "EVENTSTREAM_TEST_POLL_INTERVAL": "60",
+        }
+        with (
+            one_worker(shared_database, **environment) as deployment,
+            deployment.site.open(f"/events/?channel={channel}&channel={loose}") as stream,
+        ):
+            assert stream.next().type == "stream-open"
+            server.kill()
+            wait_until(lambda: "does not hear" in deployment.site.process.output())
+            deployment.shell(  # which neither fails nor waits for long
+                "import time; began = time.monotonic()\n"
+                f"send_event({channel!r}, 'message', 'down'); send_event({loose!r}, 'message', 0)\n"
+                "assert time.monotonic() - began < 1"
+            )
+            server.start()
+            events = stream.take(2)
+            assert [event.type for event in events if event.data == '"down"'] == ["message"]
+            (reset,) = (event for event in events if event.type == "stream-reset")
+            assert json.loads(reset.data) == {"channels": [loose]}
+            deployment.shell(f"for name in {[channel, loose]!r}: send_event(name, 'message', 'up')")
+            assert [event.data for event in stream.take(2)] == ['"up"'] * 2
+
+
+@pytest.mark.skipif(settings.BACKEND != "postgresql", reason="only PostgreSQL notifies")
+def test_where_a_pooler_swallows_notifications_polling_goes_on(shared_database, channel):
+    with pgbouncer(int(settings.PORT)) as port:
+        environment = {
+            "EVENTSTREAM_TEST_DATABASE_PORT": str(port),
+            "EVENTSTREAM_TEST_POLL_INTERVAL": "0.3",
+        }
+        group = f"g{channel.partition('-')[2]}"
+        name = f"group-{group}-{channel}"
+        with one_worker(shared_database, **environment) as deployment:
+            user_id, cookie = deployment.site.log_in(f"user-{channel}", group)
+            query = f"channel={name}&channel=loose-{channel}"
+            with deployment.site.open(f"/events/?{query}", Cookie=cookie) as stream:
+                assert stream.next().type == "stream-open"
+                wait_until(lambda: "LISTEN has no effect" in deployment.site.process.output())
+                deployment.shell(
+                    f"send_event({name!r}, 'message', 1); send_event('loose-{channel}', 'm', 2)"
+                )
+                assert {event.data for event in stream.take(2)} == {"1", "2"}
+                deployment.shell(
+                    f"user = User.objects.get(pk={user_id}); user.groups.clear()\n"
+                    f"channel_permission_changed(user, {name!r})"
+                )
+                assert stream.next().type == "stream-error"
+            assert deployment.site.process.output().count("LISTEN has no effect") == 1
+
+
+@pytest.mark.skipif(settings.BACKEND != "sqlite", reason="the database plays no part")
+def test_a_full_channel_layer_is_a_gap(shared_database, channel):
+    loose = f"loose-{channel}"
+    with redis_server() as server:
+        environment = {
+            "EVENTSTREAM_TEST_BROKER": "channels",
+            "EVENTSTREAM_TEST_CHANNEL_LAYER": server.url,
+            "EVENTSTREAM_TEST_CAPACITY": "10",
+        }
+        with (
+            one_worker(shared_database, **environment) as deployment,
+            deployment.site.open(f"/events/?channel={loose}") as stream,
+        ):
+            assert stream.next().type == "stream-open"
+            deployment.shell(
+                "import time\n"
+                "for n in range(310):\n"
+                f"    send_event({loose!r}, 'message', n)\n"
+                "    if n >= 300: time.sleep(0.2)  # so that there is room again"
+            )
+            position, is_told, resets = -1, False, 0
+            while position < 309:
+                event = stream.next()
+                if event.type == "stream-reset":
+                    is_told = True
+                    resets += 1
+                else:
+                    number = int(event.data)
+                    assert number == position + 1 or (is_told and number > position)
+                    position, is_told = number, False
+            assert resets
