@@ -9,6 +9,7 @@ of the process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -75,9 +76,12 @@ def release_request_thread() -> None:
     context = SyncToAsync.thread_sensitive_context.get(None)
     if context is None or getattr(context, "_executor", None) is not None:
         return  # none, or the project's own
-    executor: Any = SyncToAsync.context_to_thread_executor.pop(context, None)
+    executors: Any = SyncToAsync.context_to_thread_executor
+    executor = executors.get(context)
+    # What synchronous calls come later: to close the response, which for hundreds of streams
+    # that end at once would otherwise be hundreds of new threads.
+    executors[context] = _ending
     if executor is not None:
-        # A later synchronous call of the request, if any, gets a new thread.
         executor.submit(connections.close_all)
         executor.shutdown(wait=False)
 
@@ -112,7 +116,13 @@ class DatabaseThreads(Executor):
             if start:
                 self._running += 1
         if start:
-            threading.Thread(target=self._work, name="eventstream-db", daemon=True).start()
+            try:
+                threading.Thread(target=self._work, name="eventstream-db", daemon=True).start()
+            except RuntimeError:  # there is none to be had, as at the end of the process
+                with self._lock:
+                    self._running -= 1
+                with contextlib.suppress(queue.Empty):
+                    self._do(*self._jobs.get_nowait())
         return future
 
     def _work(self) -> None:
@@ -154,11 +164,14 @@ class DatabaseThreads(Executor):
 
 
 _threads = DatabaseThreads()
+#: For requests that have given back their own thread.
+_ending = DatabaseThreads()
 
 
 def _renew() -> None:
-    global _threads
+    global _threads, _ending
     _threads = DatabaseThreads()
+    _ending = DatabaseThreads()
 
 
 # A forked child has none of its parent's threads.

@@ -56,6 +56,16 @@ def test_failure_is_the_callers_and_a_cancelled_job_is_not_run(pool, settings):
     assert ran == []
 
 
+def test_job_is_done_even_if_no_thread_is_to_be_had(pool, monkeypatch):
+    def fail(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        assert pool.submit(lambda: threading.current_thread()).result(0) is threading.main_thread()
+    assert pool.submit(lambda: threading.current_thread()).result(10) is not threading.main_thread()
+
+
 @pytest.mark.django_db(transaction=True)
 def test_connection_that_failed_is_not_used_again(pool, settings):
     settings.EVENTSTREAM_DATABASE_THREADS = 1
