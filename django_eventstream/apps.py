@@ -3,9 +3,11 @@
 from django.apps import AppConfig
 from django.core.checks import register
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.autoreload import autoreload_started
 from django.utils.module_loading import import_string
 
 from .brokers import get_brokers
+from .shutdown import install
 
 
 class DjangoEventstreamConfig(AppConfig):
@@ -20,6 +22,7 @@ class DjangoEventstreamConfig(AppConfig):
 
         register(check_settings)
         register(check_deployment, deploy=True)
+        autoreload_started.connect(install, dispatch_uid="django_eventstream")
         try:
             brokers = get_brokers()
         except ImproperlyConfigured:

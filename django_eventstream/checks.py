@@ -27,6 +27,8 @@ NUMBERS: dict[str, tuple[float, bool]] = {
     "PADDING": (0, True),
     "KEEP_ALIVE_INTERVAL": (0.05, False),
     "RETRY_DELAY": (0, False),
+    "SEND_TIMEOUT": (1, False),
+    "MAX_STREAM_AGE": (1, False),
     "RETENTION": (1, False),
     "MAX_EVENTS_PER_CHANNEL": (1, True),
     "POLL_INTERVAL": (0.01, False),
@@ -38,7 +40,8 @@ NUMBERS: dict[str, tuple[float, bool]] = {
     "GRIP_INTERVAL": (5, False),
 }
 #: Settings whose ``None`` means something.
-OPTIONAL = frozenset({"MAX_EVENTS_PER_CHANNEL"})
+OPTIONAL = frozenset({"MAX_EVENTS_PER_CHANNEL", "MAX_STREAM_AGE"})
+BOOLEANS = ("CLEAN_SHUTDOWN", "ALLOW_CREDENTIALS")
 #: Names that have no property of their own.
 OTHER_NAMES = frozenset({"ALLOW_ORIGIN"})
 
@@ -52,6 +55,7 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
         *_check_names(),
         *_check_plugins(),
         *_check_numbers(),
+        *_check_booleans(),
         *_check_origins(),
         *_check_headers(),
         *_check_brokers(),
@@ -122,6 +126,17 @@ def _check_numbers() -> Iterator[CheckMessage]:
             )
 
 
+def _check_booleans() -> Iterator[CheckMessage]:
+    for name in BOOLEANS:
+        value = getattr(django_settings, PREFIX + name, False)
+        if not isinstance(value, bool):
+            yield Error(
+                f"{PREFIX}{name} is {value!r}.",
+                hint="Set it to True or False. (A text is true, whatever it says.)",
+                id="django_eventstream.E006",
+            )
+
+
 def _check_origins() -> Iterator[CheckMessage]:
     for name in ("ALLOW_ORIGIN", "ALLOW_ORIGINS"):
         value = getattr(django_settings, PREFIX + name, None) or ()
@@ -132,13 +147,6 @@ def _check_origins() -> Iterator[CheckMessage]:
         for origin in origins:
             if not (isinstance(origin, str) and (_is_host(origin) or is_origin(origin))):
                 yield _no_origin(name, origin)
-    credentials = getattr(django_settings, PREFIX + "ALLOW_CREDENTIALS", False)
-    if not isinstance(credentials, bool):
-        yield Error(
-            f"EVENTSTREAM_ALLOW_CREDENTIALS is {credentials!r}.",
-            hint="Set it to True or False. (A text is true, whatever it says.)",
-            id="django_eventstream.E006",
-        )
     try:
         everything = "*" in allowed_patterns()
     except (TypeError, ImproperlyConfigured):

@@ -75,6 +75,23 @@ class Settings:
         """Seconds, on average, before a client whose stream was ended comes back."""
         return self._float("RETRY_DELAY", 3)
 
+    @property
+    def send_timeout(self) -> float:
+        """After how many seconds a client that does not read is cut off."""
+        return self._float("SEND_TIMEOUT", 60)
+
+    @property
+    def max_stream_age(self) -> float | None:
+        """After how many seconds, at most, a stream ends, for its client to come back."""
+        if self._get("MAX_STREAM_AGE", None) is None:
+            return None
+        return self._float("MAX_STREAM_AGE", None)
+
+    @property
+    def clean_shutdown(self) -> bool:
+        """Whether streams are ended before the server is told of SIGTERM and SIGINT."""
+        return bool(self._get("CLEAN_SHUTDOWN", True))
+
     # The log
 
     @property

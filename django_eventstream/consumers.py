@@ -39,7 +39,8 @@ class EventsConsumer(AsyncHttpConsumer):  # type: ignore[misc]
             handling.cancel()
             listening.cancel()
             results = await asyncio.gather(handling, listening, return_exceptions=True)
-        if not gone and isinstance(results[0], BaseException):
+        # A stream that was cut off has had itself cancelled, which is no error.
+        if not gone and isinstance(results[0], Exception):
             raise results[0]
 
     async def handle(self, body: bytes) -> None:

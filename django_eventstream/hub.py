@@ -64,6 +64,12 @@ class Stream(Protocol):
     def recheck(self) -> None:
         """Check the user's permission again."""
 
+    def end(self) -> None:
+        """End, and have the client come back."""
+
+    def cut(self) -> None:
+        """End without having written everything, for the client does not read it."""
+
 
 class Hub:
     """The feeds and streams of one event loop."""
@@ -74,7 +80,8 @@ class Hub:
         self._storage = storage
         self._feeds: dict[str, Feed] = {}
         self._streams: dict[Feed, set[Stream]] = {}
-        self._count = 0
+        #: How many streams there are.
+        self.count = 0
         self._tasks: set[asyncio.Task[None]] = set()
         # Messages on their way to the loop.
         self._inbox: deque[Message] = deque()
@@ -113,6 +120,18 @@ class Hub:
         except RuntimeError:  # the loop is closed, and its streams with it
             _forget(self._loop)
 
+    def call(self, action: Callable[[Stream], None]) -> None:
+        """Have something done to each stream."""
+        try:
+            self._loop.call_soon_threadsafe(self._call, action)
+        except RuntimeError:  # the loop is closed, and its streams with it
+            _forget(self._loop)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether streams can write."""
+        return self._loop.is_running()
+
     # Streams
 
     def join(self, stream: Stream) -> dict[str, Feed]:
@@ -127,8 +146,8 @@ class Hub:
                 self.listening.join(channel)
             self._streams[feed].add(stream)
             feeds[channel] = feed
-        self._count += 1
-        if self._count == 1:
+        self.count += 1
+        if self.count == 1:
             self._start(self._keep_time())
             self.listening.begin(brokers.get_brokers())
             if self._storage is not None:
@@ -144,8 +163,8 @@ class Hub:
                 del self._streams[feed]
                 del self._feeds[channel]
                 self.listening.leave(channel)
-        self._count -= 1
-        if self._count == 0:
+        self.count -= 1
+        if self.count == 0:
             for task in self._tasks:
                 task.cancel()
             _forget(self._loop)
@@ -384,6 +403,13 @@ class Hub:
                     logger.warning("The event log can be read again.")
                 failures = 0
 
+    def _call(self, action: Callable[[Stream], None]) -> None:
+        for stream in self._all_streams():
+            action(stream)
+
+    def _all_streams(self) -> set[Stream]:
+        return set().union(*self._streams.values())
+
     # Inside: time
 
     async def _keep_time(self) -> None:
@@ -391,8 +417,7 @@ class Hub:
         while True:
             await asyncio.sleep(min(max(settings.keep_alive_interval / 20, 0.02), 1.0))
             now = self._loop.time()
-            streams: set[Stream] = set()
-            streams.update(*self._streams.values())
+            streams = self._all_streams()
             for stream in streams:
                 stream.tick(now)
             if now - trimmed > TRIM_FEEDS_INTERVAL:
@@ -429,6 +454,8 @@ _hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
 #: Receivers besides the hubs.
 onlookers: list[Receiver] = []
 _hubs_lock = threading.Lock()
+# Notified when a hub has lost its last stream.
+_hub_ended = threading.Condition(_hubs_lock)
 # Whether this process ever had streams, and whether it was told that its events reach nobody.
 _had_receivers = False
 _has_told = False
@@ -449,6 +476,26 @@ def get_hub() -> Hub:
             hub = _hubs[loop] = Hub(loop, get_storage())
             _had_receivers = True
         return hub
+
+
+def count_streams() -> int:
+    """Return how many streams are open in this process, of those that can write."""
+    return sum(hub.count for hub in list(_hubs.values()) if hub.is_running)
+
+
+def end_streams(timeout: float) -> bool:
+    """End the streams of this process; wait ``timeout`` seconds, then cut off those left.
+
+    Called on a thread without an event loop. Returns whether none was left.
+    """
+    for hub in list(_hubs.values()):
+        hub.call(lambda stream: stream.end())
+    with _hub_ended:
+        if _hub_ended.wait_for(lambda: not count_streams(), timeout):
+            return True
+    for hub in list(_hubs.values()):
+        hub.call(lambda stream: stream.cut())
+    return False
 
 
 def deliver(message: Message) -> None:
@@ -528,13 +575,15 @@ def _trim_log(storage: StorageBase) -> None:
 
 
 def _forget(loop: asyncio.AbstractEventLoop) -> None:
-    with _hubs_lock:
+    with _hub_ended:
         _hubs.pop(loop, None)
+        _hub_ended.notify_all()
 
 
 def _renew() -> None:
-    global _hubs_lock, _trimming
+    global _hubs_lock, _hub_ended, _trimming
     _hubs_lock = threading.Lock()
+    _hub_ended = threading.Condition(_hubs_lock)
     _trimming = threading.Lock()
     _hubs.clear()
 

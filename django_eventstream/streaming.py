@@ -12,11 +12,13 @@ import logging
 import random
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 from django.db import Error as DatabaseError
 
-from . import threads
+from . import shutdown, threads
 from .conf import settings
+from .disconnect import disconnect
 from .eventrequest import EventRequest
 from .exceptions import EventDoesNotExist, StorageUnavailable, StreamError
 from .feed import Feed
@@ -36,24 +38,32 @@ class Stream:
     """One stream: an asynchronous iterator of the bytes of its body.
 
     ``request`` says who reads and from where, ``channels`` which of its channels are reliable.
-    The permissions have been checked when it was made.
+    The permissions have been checked when it was made. ``scope`` is that of ASGI, if any.
     """
 
     __slots__ = (
+        "_ends_at",
         "_feeds",
         "_hub",
         "_job",
         "_left",
         "_loop",
         "_request",
+        "_scope",
         "_stale",
         "_suspect",
+        "_task",
         "_waiter",
         "_wrote_at",
         "protocol",
     )
 
-    def __init__(self, request: EventRequest, channels: Mapping[str, bool]) -> None:
+    def __init__(
+        self,
+        request: EventRequest,
+        channels: Mapping[str, bool],
+        scope: Mapping[str, Any] | None = None,
+    ) -> None:
         self.protocol = StreamProtocol(
             channels,
             last_event_id=request.channel_last_ids,
@@ -61,6 +71,7 @@ class Stream:
             padding=settings.padding,
         )
         self._request = request
+        self._scope = scope or {}
         # Set by the first pull.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hub: Hub | None = None
@@ -68,8 +79,13 @@ class Stream:
         self._left = False
         # What works for the protocol now, and the future that the body waits for.
         self._job: asyncio.Task[None] | None = None
+        # (None: the server writes what it got, or waits for the client to read.)
         self._waiter: asyncio.Future[None] | None = None
         self._wrote_at = 0.0
+        # When it has reached its maximum age, by the loop's clock.
+        self._ends_at = float("inf")
+        # What pulls it, and sends what it gets.
+        self._task: asyncio.Task[Any] | None = None
         # Whether the last permission check is too old to read the log on it.
         self._stale = False
         # Whether the permission must be checked, whatever the state.
@@ -92,6 +108,7 @@ class Stream:
                     self._stale = True
                 if data := self.protocol.data_to_send():
                     self._wrote_at = self._loop.time()
+                    self._waiter = None
                     return data
                 if self.protocol.state is State.CLOSED:
                     raise StopAsyncIteration
@@ -107,6 +124,7 @@ class Stream:
         """Give up the places in the hub; on the stream's own loop."""
         if self._hub is not None and not self._left:
             self._left = True
+            self._task = None
             self._hub.leave(self)
             if self._job is not None:
                 self._job.cancel()
@@ -127,12 +145,30 @@ class Stream:
             self._waiter.set_result(None)
 
     def tick(self, now: float) -> None:
-        """Keep an idle stream alive; ``now`` is the time by the loop's clock."""
-        if self._waiter is None or self._waiter.done():
-            return  # writing, or blocked by a client that does not read
-        if now - self._wrote_at >= settings.keep_alive_interval:
+        """Do what is due at ``now``, by the loop's clock: keep alive, end, or cut off."""
+        if now >= self._ends_at:
+            self.end()
+        if self._waiter is None:
+            if now - self._wrote_at >= settings.send_timeout:
+                channels = ", ".join(map(repr, self.protocol.channels))
+                logger.info("Cutting off a client of %s: it does not read", channels)
+                self.cut()
+        elif not self._waiter.done() and now - self._wrote_at >= settings.keep_alive_interval:
             self.protocol.receive_idle()
             self.wake()
+
+    def end(self) -> None:
+        """Have the client come back."""
+        self.protocol.receive_end(retry_delay())
+        self.wake()
+
+    def cut(self) -> None:
+        """Leave, and have the server close the connection, for the client does not read."""
+        task = self._task
+        self.end()
+        self.leave()
+        if task is not None:
+            disconnect(task, self._scope)
 
     def recheck(self) -> None:
         """Check the user's permission again."""
@@ -145,9 +181,15 @@ class Stream:
     def _join(self) -> None:
         threads.release_request_thread()
         self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
         self._wrote_at = self._loop.time()
+        if settings.max_stream_age is not None:
+            self._ends_at = self._wrote_at + settings.max_stream_age * random.uniform(0.8, 1)
         self._hub = get_hub()
         self._feeds = self._hub.join(self)
+        shutdown.install()
+        if shutdown.is_stopping():
+            self.end()
         # Lost between the check and now, that is, before the hub knew of the stream?
         self._suspect = was_revoked(
             self.protocol.user_id, self.protocol.channels, self._request.checked_at
@@ -166,7 +208,7 @@ class Stream:
                 except (StorageUnavailable, DatabaseError, asyncio.TimeoutError) as error:
                     if self.protocol.state is State.OPENING or self._loop.time() > deadline:
                         logger.warning("Ending a stream, the client is to come back: %r", error)
-                        self._end()
+                        self.end()
                         return
                 await asyncio.sleep(pause * random.uniform(0.5, 1))
                 pause = min(pause * 2, LONGEST_PAUSE)
@@ -174,7 +216,7 @@ class Stream:
             self.protocol.receive_error(error)
         except Exception:
             logger.exception("Ending a stream, the client is to come back")
-            self._end()
+            self.end()
         finally:
             self._job = None
             self.wake()
@@ -214,9 +256,6 @@ class Stream:
         ]
         current_ids = await hub.current_ids(unknown) if unknown else {}
         self.protocol.receive_start(self._feeds, current_ids)
-
-    def _end(self) -> None:
-        self.protocol.receive_end(retry_delay())
 
 
 class SyncStream:

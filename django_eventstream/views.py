@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -86,8 +87,9 @@ def _respond(request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
         event_request = EventRequest(request, view_kwargs=kwargs)
         channels = event_request.reliable_channels()
         event_request.check_permission()
-        stream = Stream(event_request, channels)
-        if _is_asgi(request):
+        scope = _scope(request)
+        stream = Stream(event_request, channels, scope)
+        if scope is not None:
             return EventStreamResponse(stream, content_type=CONTENT_TYPE)
         if _is_runserver(request):
             return EventStreamResponse(SyncStream(stream), content_type=CONTENT_TYPE)
@@ -141,9 +143,11 @@ def _error(error: StreamError) -> HttpResponse:
     return BriefResponse(encode_error(error.members), content_type=CONTENT_TYPE)
 
 
-def _is_asgi(request: HttpRequest) -> bool:
+def _scope(request: HttpRequest) -> Mapping[str, Any] | None:
+    """Return the request's ASGI scope, None under WSGI."""
     # Django REST framework wraps the request.
-    return isinstance(getattr(request, "_request", request), ASGIRequest)
+    django_request = getattr(request, "_request", request)
+    return django_request.scope if isinstance(django_request, ASGIRequest) else None
 
 
 def _is_runserver(request: HttpRequest) -> bool:

@@ -31,7 +31,7 @@ LAYERS: dict[str, list[str]] = {
         *("storage.base", "storage", "storage.database", "storage.redis"),
         *("brokers.base", "brokers", "brokers.outbox", "brokers.grip", "brokers.memory"),
         *("brokers.database", "brokers.postgresql", "brokers.redis", "brokers.channels"),
-        *("listening", "hub"),
+        *("listening", "hub", "disconnect", "shutdown"),
     ],
     "use cases": ["eventresponse", "eventrequest", "eventstream"],
     "drivers": [

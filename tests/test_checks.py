@@ -9,7 +9,7 @@ from django.core.management.base import SystemCheckError
 
 from django_eventstream import conf
 from django_eventstream.channelmanager import DefaultChannelManager, get_channelmanager
-from django_eventstream.checks import NUMBERS, check_settings
+from django_eventstream.checks import NUMBERS, OPTIONAL, check_settings
 from django_eventstream.conf import Settings
 from django_eventstream.storage import DjangoModelStorage, StorageBase, get_storage
 from tests.storages import MemoryStorage
@@ -215,7 +215,7 @@ class _Untouched(Settings):
 
 
 def test_every_number_has_a_check():
-    kinds = {"int", "float", "int | None"}
+    kinds = {"int", "float", "int | None", "float | None"}
     numbers = {
         name.upper()
         for name, value in vars(Settings).items()
@@ -246,7 +246,7 @@ def test_least_number_and_more_are_fine_and_less_is_not(settings, name):
         assert_error(message, "E003", f"EVENTSTREAM_{name} is", f"{kind} from {least:g} up")
 
 
-@pytest.mark.parametrize("name", sorted(set(NUMBERS) - {"MAX_EVENTS_PER_CHANNEL"}))
+@pytest.mark.parametrize("name", sorted(set(NUMBERS) - OPTIONAL))
 def test_none_is_no_number(settings, name):
     message = check_one(settings, f"EVENTSTREAM_{name}", None)
     assert_error(message, "E003", f"EVENTSTREAM_{name} is None.", "remove it for the default")
@@ -254,6 +254,7 @@ def test_none_is_no_number(settings, name):
 
 def test_none_is_no_limit(settings):
     settings.EVENTSTREAM_MAX_EVENTS_PER_CHANNEL = None
+    settings.EVENTSTREAM_MAX_STREAM_AGE = None
     assert check_settings() == []
 
 
@@ -341,10 +342,11 @@ def test_credentials_for_some_or_everything_without_are_fine(settings):
 
 
 @pytest.mark.parametrize("value", ["False", 0, 1, None])
-def test_credentials_that_are_no_boolean_are_an_error(settings, value):
+@pytest.mark.parametrize("name", ["ALLOW_CREDENTIALS", "CLEAN_SHUTDOWN"])
+def test_what_is_no_boolean_is_an_error(settings, name, value):
     settings.ALLOWED_HOSTS = ["example.com"]
-    message = check_one(settings, "EVENTSTREAM_ALLOW_CREDENTIALS", value)
-    text = f"EVENTSTREAM_ALLOW_CREDENTIALS is {value!r}."
+    message = check_one(settings, f"EVENTSTREAM_{name}", value)
+    text = f"EVENTSTREAM_{name} is {value!r}."
     assert_error(message, "E006", text, "True or False")
 
 
@@ -404,6 +406,9 @@ OVERRIDES = {
     "padding": (0, 0),
     "keep_alive_interval": (1, 1.0),
     "retry_delay": (0, 0.0),
+    "send_timeout": (1, 1.0),
+    "max_stream_age": (60, 60.0),
+    "clean_shutdown": (False, False),
     "retention": (60, 60.0),
     "max_events_per_channel": (7, 7),
     "poll_interval": (0.5, 0.5),

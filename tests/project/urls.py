@@ -30,4 +30,5 @@ urlpatterns = [
     path("position/", views.position),
     path("forget/<str:channel>/<int:event_id>/", views.forget),
     path("threads/", views.threads),
+    path("streams/", views.streams),
 ]

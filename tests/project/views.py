@@ -1,6 +1,7 @@
 """Remote control for tests: what a project would do in its own views."""
 
 import json
+import os
 import threading
 
 from django.contrib.auth import get_user_model, login
@@ -10,7 +11,12 @@ from django.http import HttpResponse, JsonResponse
 from django.views.decorators.csrf import csrf_exempt
 
 import django_eventstream
-from django_eventstream import channel_permission_changed, get_current_event_id, send_event
+from django_eventstream import (
+    channel_permission_changed,
+    get_current_event_id,
+    hub,
+    send_event,
+)
 from django_eventstream.models import Event
 
 
@@ -30,12 +36,13 @@ def send(request):
 
 
 def burst(request, channel, count):
-    """Send many events from several threads."""
+    """Send many events from several threads, of the size of the parameter ``size``."""
     per_thread = count // 4
+    padding = "x" * int(request.GET.get("size", 0))
 
     def run(number):
         for index in range(per_thread):
-            send_event(channel, "message", {"thread": number, "index": index})
+            send_event(channel, "message", {"thread": number, "index": index, "padding": padding})
 
     threads = [threading.Thread(target=run, args=[number]) for number in range(4)]
     for thread in threads:
@@ -84,6 +91,11 @@ def forget(request, channel, event_id):
 def threads(request):
     """Answer with the number of threads."""
     return JsonResponse({"threads": threading.active_count()})
+
+
+def streams(request):
+    """Answer with the number of streams in this process, and its id."""
+    return JsonResponse({"streams": hub.count_streams(), "process": os.getpid()})
 
 
 def wrapped(request):

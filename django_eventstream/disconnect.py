@@ -1,0 +1,70 @@
+"""How a client that does not read is got rid of.
+
+An application can only stop sending. What then happens, from what the servers do:
+
+- uvicorn and hypercorn close asyncio's transport, which waits for the client to read what is
+  left; granian's connection does the same. So it stays, and holds up the end of the process.
+- The servers know best what to do when a client goes: they wake whoever is blocked in sending,
+  tell the application, free everything and log no error.
+
+So the connection is broken, and the rest left to the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+#: Where the operating system lists this process's file descriptors.
+DESCRIPTORS = "/dev/fd"
+
+
+def disconnect(task: asyncio.Task[Any], scope: Mapping[str, Any]) -> None:
+    """Break the connection of a request; ``task`` is blocked in sending, ``scope`` is ASGI's."""
+    # From HTTP/2 on, other requests share the connection.
+    is_shared = scope.get("http_version", "1.1") >= "2"
+    if is_shared or not (_abort_transport(task) or _shut_socket(scope.get("client"))):
+        task.cancel()
+
+
+def _abort_transport(task: asyncio.Task[Any]) -> bool:
+    """Abort the asyncio transport that a task waits for; return False if there is none."""
+    awaited: Any = task.get_coro()
+    while (frame := getattr(awaited, "cr_frame", None)) is not None:
+        # A method of the server's, of an object that has the transport.
+        transport: Any = getattr(frame.f_locals.get("self"), "transport", None)
+        if hasattr(transport, "abort"):
+            transport.abort()
+            return True
+        awaited = awaited.cr_await
+    return False
+
+
+def _shut_socket(client: Any) -> bool:
+    """Shut the socket down whose peer has that address; return False if there is none."""
+    if not client or not int(client[1]) or not os.path.isdir(DESCRIPTORS):
+        return False  # by a proxy's word, or a Unix socket
+    for name in os.listdir(DESCRIPTORS):
+        try:
+            connection = socket.socket(fileno=int(name))
+        except OSError:
+            continue  # no socket
+        try:
+            if _address(connection.getpeername()) == _address(client):
+                connection.shutdown(socket.SHUT_RDWR)
+                return True
+        except OSError:
+            continue  # not connected
+        finally:
+            connection.detach()  # it is the server's
+    return False
+
+
+def _address(address: Any) -> Any:
+    """Return host and port; an IPv4 address as such, also where IPv6 carries it."""
+    if isinstance(address, (tuple, list)) and len(address) >= 2:
+        return (str(address[0]).removeprefix("::ffff:"), int(address[1]))
+    return None
