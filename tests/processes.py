@@ -120,17 +120,21 @@ def _processes_of_session(session: int) -> list[int]:
 
 #: How each server is started: with the path of an ASGI application and a port.
 ASGI_SERVERS: dict[str, Callable[[str, int], list[str]]] = {
-    "uvicorn": lambda app, port: [
-        *("uvicorn", app, "--port", str(port), "--log-level", "warning"),
-        *("--timeout-graceful-shutdown", "1"),
+    "uvicorn": lambda app, port: ["uvicorn", app, "--port", str(port), "--log-level", "warning"],
+    "uvicorn-workers": lambda app, port: [
+        *("uvicorn", app, "--port", str(port), "--log-level", "warning", "--workers", "2"),
     ],
     "daphne": lambda app, port: ["daphne", "-b", "127.0.0.1", "-p", str(port), "-v0", app],
-    "hypercorn": lambda app, port: [
-        *("hypercorn", app, "-b", f"127.0.0.1:{port}", "--graceful-timeout", "1"),
+    "hypercorn": lambda app, port: ["hypercorn", app, "-b", f"127.0.0.1:{port}"],
+    "hypercorn-single": lambda app, port: [
+        *("hypercorn", app, "-b", f"127.0.0.1:{port}", "--workers", "0"),
+    ],
+    "hypercorn-workers": lambda app, port: [
+        *("hypercorn", app, "-b", f"127.0.0.1:{port}", "--workers", "2"),
     ],
     "granian": lambda app, port: [
         *("granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", str(port)),
-        *("--no-ws", "--log-level", "warning", "--workers-kill-timeout", "1", app),
+        *("--no-ws", "--log-level", "warning", app),
     ],
 }
 

@@ -393,7 +393,7 @@ def test_project_set_up_by_the_readme_streams(project, way, server):
         project.take("Set-up through Channels", "mysite/asgi.py")
         project.take("Set-up through Channels", "mysite/settings.py")
     if server == "uvicorn":
-        start = ["-m", "uvicorn", *command("uvicorn mysite.asgi:application --"), "--port"]
+        start = ["-m", "uvicorn", *command("uvicorn mysite.asgi:application"), "--port"]
     else:
         start = [str(project.folder / "manage.py"), "runserver", "--noreload"]
         if way == "channels":
