@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import TestCase
 
+from django.db import connections
+
 from .brokers.base import BrokerBase
 from .event import Event
 from .exceptions import EventDoesNotExist
@@ -344,7 +346,14 @@ class _BrokerContract:
         ears = self.listen()
         events = self.events(40)
         quarters = [events[start::4] for start in range(4)]
-        threads = [threading.Thread(target=self.publish, args=part) for part in quarters]
+
+        def publish(*messages: Message) -> None:
+            try:
+                self.publish(*messages)
+            finally:
+                connections.close_all()  # of this thread
+
+        threads = [threading.Thread(target=publish, args=part) for part in quarters]
         for thread in threads:
             thread.start()
         for thread in threads:

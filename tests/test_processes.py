@@ -11,11 +11,11 @@ import pytest
 
 from tests import settings
 from tests.conftest import manage
-from tests.databases import pgbouncer
+from tests.databases import pgbouncer, postgresql
 from tests.processes import Site, serve, wait_until
 from tests.redis_server import redis_cluster, redis_sentinel, redis_server
 
-pytestmark = [pytest.mark.slow, pytest.mark.database]
+pytestmark = pytest.mark.slow
 
 WORKERS = 4
 #: So many that each worker has some.
@@ -103,6 +103,7 @@ def channel():
     return f"processes-{next(_numbers)}"
 
 
+@pytest.mark.database
 @pytest.mark.parametrize("kind", ["reliable", "loose"])
 def test_events_of_another_process_reach_every_stream_in_order(deployment, channel, kind):
     channel = f"{kind}-{channel}"
@@ -112,6 +113,7 @@ def test_events_of_another_process_reach_every_stream_in_order(deployment, chann
             assert [event.data for event in stream.take(200)] == [str(n) for n in range(200)]
 
 
+@pytest.mark.database
 def test_events_larger_than_what_databases_notify_arrive(deployment, channel):
     channels = [channel, f"loose-{channel}"]
     with deployment.streams("&".join(f"channel={name}" for name in channels)) as streams:
@@ -123,6 +125,7 @@ def test_events_larger_than_what_databases_notify_arrive(deployment, channel):
             assert {event.data for event in stream.take(2)} == {"ж" * 50_000}
 
 
+@pytest.mark.database
 def test_kick_from_another_process_ends_the_users_streams_in_all(deployment, channel):
     group = f"g{channel.partition('-')[2]}"
     name = f"group-{group}-{channel}"
@@ -148,6 +151,7 @@ def test_kick_from_another_process_ends_the_users_streams_in_all(deployment, cha
             assert stream.next().data == '"after"'
 
 
+@pytest.mark.database
 def test_users_are_skipped_in_all_processes(deployment, channel):
     for name in (channel, f"loose-{channel}"):
         user_id, cookie = deployment.site.log_in(f"user-{channel}")
@@ -175,7 +179,6 @@ def one_worker(database: str, **environment: str):
         yield Deployment("", site, database, environment)
 
 
-@pytest.mark.skipif(settings.BACKEND != "sqlite", reason="the database plays no part")
 def test_streams_go_on_when_redis_comes_back(shared_database, channel):
     loose = f"loose-{channel}"
     with redis_server() as server:
@@ -204,16 +207,17 @@ def test_streams_go_on_when_redis_comes_back(shared_database, channel):
             assert [event.data for event in stream.take(2)] == ['"up"'] * 2
 
 
-@pytest.mark.skipif(settings.BACKEND != "postgresql", reason="only PostgreSQL notifies")
-def test_where_a_pooler_swallows_notifications_polling_goes_on(shared_database, channel):
-    with pgbouncer(int(settings.PORT)) as port:
+def test_where_a_pooler_swallows_notifications_polling_goes_on(channel):
+    with postgresql() as server, pgbouncer(server.port) as port:
         environment = {
+            "EVENTSTREAM_TEST_DATABASE": "postgresql",
             "EVENTSTREAM_TEST_DATABASE_PORT": str(port),
             "EVENTSTREAM_TEST_POLL_INTERVAL": "0.3",
         }
         group = f"g{channel.partition('-')[2]}"
         name = f"group-{group}-{channel}"
-        with one_worker(shared_database, **environment) as deployment:
+        manage("postgres", "migrate", "-v0", **environment)
+        with one_worker("postgres", **environment) as deployment:
             user_id, cookie = deployment.site.log_in(f"user-{channel}", group)
             query = f"channel={name}&channel=loose-{channel}"
             with deployment.site.open(f"/events/?{query}", Cookie=cookie) as stream:
@@ -231,7 +235,6 @@ def test_where_a_pooler_swallows_notifications_polling_goes_on(shared_database, 
             assert deployment.site.process.output().count("LISTEN has no effect") == 1
 
 
-@pytest.mark.skipif(settings.BACKEND != "sqlite", reason="the database plays no part")
 def test_a_full_channel_layer_is_a_gap(shared_database, channel):
     loose = f"loose-{channel}"
     with redis_server() as server:

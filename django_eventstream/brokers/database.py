@@ -31,6 +31,8 @@ logger = logging.getLogger("django_eventstream")
 
 #: The name that is notified on; ``brokers.postgresql``, which knows it too, is optional.
 NOTIFIED = "django_eventstream"
+#: For how many seconds the first streams wait until messages come at once, and need no polling.
+NOTIFY_PATIENCE = 1.0
 #: PostgreSQL takes less than 8000 bytes, with its default settings.
 MAX_PAYLOAD = 7900
 
@@ -104,13 +106,16 @@ class DatabaseBroker(BrokerBase):
     async def listen(self, listener: Listener) -> None:
         """Read the table, at each poll or when notified, until it cannot be read for long."""
         place = await threads.run(self._find_place)
-        listener.connected()
-        wake = asyncio.Event()
+        wake, settled = asyncio.Event(), asyncio.Event()
         following: asyncio.Task[None] | None = None
-        if self.notifies and not threads.is_testing():
-            follow = import_string("django_eventstream.brokers.postgresql.follow")
-            following = asyncio.ensure_future(follow(self, listener, wake))
         try:
+            if self.notifies and not threads.is_testing():
+                follow = import_string("django_eventstream.brokers.postgresql.follow")
+                following = asyncio.ensure_future(follow(self, listener, wake, settled))
+                timer = asyncio.get_running_loop().call_later(NOTIFY_PATIENCE, settled.set)
+                await settled.wait()
+                timer.cancel()
+            listener.connected()
             await self._read_on(place, listener, wake)
         finally:
             if following is not None:

@@ -53,10 +53,13 @@ class _Deaf(Exception):
     """Notifications do not arrive."""
 
 
-async def follow(broker: Broker, listener: Listener, wake: asyncio.Event) -> None:
+async def follow(
+    broker: Broker, listener: Listener, wake: asyncio.Event, settled: asyncio.Event
+) -> None:
     """Give the listener what is notified, for as long as the task runs.
 
-    ``wake`` is set when the broker's table should be read: also after an interruption.
+    ``wake`` is set when the broker's table should be read: also after an interruption;
+    ``settled`` when something is notified, or it is known that nothing is for now.
     """
     pause = FIRST_PAUSE
     is_told = False
@@ -64,6 +67,7 @@ async def follow(broker: Broker, listener: Listener, wake: asyncio.Event) -> Non
     def note_success() -> None:
         nonlocal pause, is_told
         pause = FIRST_PAUSE
+        settled.set()
         wake.set()
         if is_told:
             logger.warning("PostgreSQL notifies of events again.")
@@ -73,6 +77,7 @@ async def follow(broker: Broker, listener: Listener, wake: asyncio.Event) -> Non
         try:
             await _follow_once(broker, listener, wake, note_success)
         except Exception as error:  # whatever it is, it must be tried again
+            settled.set()
             if not is_told:
                 is_told = True
                 logger.warning(
