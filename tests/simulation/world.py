@@ -28,6 +28,8 @@ from .scheduler import Scheduler
 #: Within how many seconds after the last fault every event must have arrived: a back-off that
 #: has grown to its limit, and what comes after it.
 PATIENCE = 8.0
+#: Within how many seconds what is sent last, and not stored, must have arrived.
+SWEEP_TIME = 6.0
 #: After how many seconds without streams the loops must be idle.
 IDLE = 30.0
 MAX_STEPS = 20_000
@@ -516,10 +518,20 @@ class World:
                 self.later(0, process, self._kick, process, f"nobody-{process}", channel)
                 if not self.is_reliable(channel):
                     self.later(0, process, self._send_all, process, [channel], ())
-        self.later(1.8, None, self._end_of_sweep)
+        self.later(1.8, None, self._end_of_sweep, self.scheduler.now + SWEEP_TIME)
 
-    def _end_of_sweep(self):
-        self.healed = True
+    def _end_of_sweep(self, deadline):
+        """Wait for what is still on its way: read row by row, a table takes its time."""
+        if self.scheduler.now < deadline and any(
+            client.find_missed(channel)
+            for client in self.clients.values()
+            if not client.is_refused and client.connection is not None
+            for channel in client.channels
+            if not self.is_reliable(channel)
+        ):
+            self.later(0.5, None, self._end_of_sweep, deadline)
+        else:
+            self.healed = True
 
     def _is_quiet(self):
         return (
