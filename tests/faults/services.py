@@ -1,0 +1,66 @@
+"""The database and the broker's server of a run, and what processes must know to use them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests import databases
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Services:
+    """What runs."""
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    postgresql: databases.Server | None = None
+
+    def connect(self) -> object:
+        """Return a connection to PostgreSQL."""
+        import psycopg  # not needed for the others
+
+        assert self.postgresql is not None
+        return psycopg.connect(
+            host="127.0.0.1", port=self.postgresql.port, user="postgres", autocommit=True
+        )
+
+
+@contextlib.contextmanager
+def run_services(backend: str) -> Iterator[Services]:
+    """Run what a backend needs: ``storage-broker``."""
+    storage, broker = backend.split("-")
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eventstream-")))
+        services = Services(folder)
+        services.environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.faults.settings",
+            "EVENTSTREAM_TEST_DATABASE": "sqlite",
+            "EVENTSTREAM_TEST_DATABASE_NAME": str(folder / "faults.sqlite3"),
+            "EVENTSTREAM_TEST_ISOLATION": "",
+            "EVENTSTREAM_FAULTS_STORAGE": "redis" if storage == "redis" else "database",
+            "EVENTSTREAM_FAULTS_BROKER": broker,
+        }
+        if storage == "postgresql":
+            services.postgresql = stack.enter_context(databases.postgresql())
+            services.environment |= {
+                "EVENTSTREAM_TEST_DATABASE": "postgresql",
+                "EVENTSTREAM_TEST_DATABASE_PORT": str(services.postgresql.port),
+                "EVENTSTREAM_TEST_DATABASE_NAME": "",
+            }
+        subprocess.run(
+            [sys.executable, "-m", "tests.project.manage", "migrate", "-v0"],
+            env=services.environment,
+            cwd=ROOT,
+            check=True,
+        )
+        yield services
