@@ -7,14 +7,13 @@ What the senders say is compared with the log first, then the log with each clie
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-#: What is not an event from a channel, in a client's record.
-ABOUT_STREAMS = ("begin", "connect", "lost", "broken", "stream-open", "stream-reset")
 #: How much of a record is shown.
 EXCERPT = 6
 MOST_DEVIATIONS = 20
@@ -64,7 +63,7 @@ class Figures:
     resets: int = 0
     connections: int = 0
     ends: Counter[str] = field(default_factory=Counter)
-    #: Seconds from sending to receiving, of what came to clients that were connected all the time.
+    #: Seconds from sending to receiving, of what came to clients that were there and read.
     delays: list[float] = field(default_factory=list)
     #: Seconds from the loss of a stream until the client had all that was sent before it was back.
     outages: list[float] = field(default_factory=list)
@@ -121,6 +120,7 @@ def check_client(
     """Compare a client's record with the log."""
     deviations: list[str] = []
 
+    read_on = 0.0  # since when it is there and reads
     index = 0
 
     def deviate(text: str) -> None:
@@ -137,6 +137,7 @@ def check_client(
         if what == "begin":
             positions = parse_positions(last_event_id)
             lost_at, behind = None, {}
+            read_on = at
             continue
         if what == "lost":
             figures.ends[data] += 1
@@ -144,6 +145,9 @@ def check_client(
             continue
         if what == "broken":
             deviate(data)
+            continue
+        if what in ("paused", "resumed"):
+            read_on = math.inf if what == "paused" else at
             continue
         claimed = parse_positions(last_event_id)
         if what == "connect":
@@ -195,7 +199,7 @@ def check_client(
             elif new < old:
                 figures.reordered += 1
                 deviate(f"reordered: {channel}:{new} follows {channel}:{old}")
-            if lost_at is None and not behind:
+            if lost_at is None and event["sent"] > read_on:
                 figures.delays.append(at - event["sent"])
         else:
             deviate(f"an event of the type {what}")

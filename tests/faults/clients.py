@@ -8,6 +8,7 @@ places in it.) ``what`` is the type of an event, or one of
 - ``begin``: a client as of now, with ``data`` as the Last-Event-ID that it starts from
 - ``connect``: connected, asking with this Last-Event-ID
 - ``lost``: the connection is gone; ``data`` says how
+- ``paused``, ``resumed``: it stops reading, and reads on
 - ``broken``: what came breaks the rules of HTTP or of event streams, or is no stream
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import socket
 import sys
@@ -119,6 +121,19 @@ class Connection(asyncio.Protocol):
         self._client.connection = self
         transport.write(self._client.request())
 
+    def pause(self, seconds: float) -> None:
+        """Read nothing for a while."""
+        assert self.transport is not None and self._client is not None
+        self._client.note("paused", "")
+        self.transport.pause_reading()
+        asyncio.get_running_loop().call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        assert self.transport is not None
+        if self._client is not None:
+            self._client.note("resumed", "")
+            self.transport.resume_reading()
+
     def leave(self) -> None:
         assert self.transport is not None
         self._client = None
@@ -161,6 +176,9 @@ class Connection(asyncio.Protocol):
                 self._parser.close()
                 assert self._parser.failed or self._parser.retries, "an end says when to come back"
             self._parse(chunk)
+        if self._ended:  # the server would keep the connection for another request
+            assert self.transport is not None
+            self.transport.abort()
 
     def _parse(self, chunk: bytes) -> None:
         client = self._client
@@ -201,16 +219,13 @@ class Clients:
             self._write(order["file"])
         else:
             source = random.Random(order["seed"])
-            count = round(order["share"] * len(self._clients))
+            count = math.ceil(order["share"] * len(self._clients))
             for client in source.sample(self._clients, count):
                 if kind == "newcomers":
                     client.begin()
                 elif client.connection is not None:
-                    transport = client.connection.transport
-                    assert kind == "slow" and transport is not None
-                    transport.pause_reading()
-                    later = asyncio.get_running_loop().call_later
-                    later(order["seconds"] * source.uniform(0.5, 1), transport.resume_reading)
+                    assert kind == "slow"
+                    client.connection.pause(order["seconds"] * source.uniform(0.5, 1))
 
     def _write(self, path: str) -> None:
         places: dict[str, int] = {}

@@ -170,6 +170,7 @@ class Harness:
         self._sent = services.folder / "sent.jsonl"
         self._sent.touch()
         self._database = asyncio.Lock()
+        self._redis = asyncio.Lock()
         self._asking = asyncio.Lock()
         self._status: dict[str, Any] = {}
         self._clients: asyncio.subprocess.Process | None = None
@@ -309,10 +310,10 @@ class Harness:
         self._order(clocks={})
 
     async def _log_trimmed(self, source: random.Random) -> None:
-        keep = source.randint(3, 30)
+        keep = source.choice([0, 3, 20])
         self._proxy.reset(0.3, source)
         await self._read_log()
-        ids = {channel: last - keep for channel, last in self._log.current_ids().items()}
+        ids = {channel: max(0, last - keep) for channel, last in self._log.current_ids().items()}
         self._log.trims.append((time.monotonic(), ids))
         for channel, last in ids.items():
             await self._ask(f"trim {channel} {last}")
@@ -330,6 +331,14 @@ class Harness:
             await asyncio.to_thread(getattr(server, how))
             await asyncio.sleep(source.choice([0, 1, 4]))
             assert server is not None
+            await asyncio.to_thread(server.start)
+
+    async def _redis_killed(self, source: random.Random) -> None:
+        server = self._services.redis
+        async with self._redis:
+            assert server is not None
+            server.kill()
+            await asyncio.sleep(source.choice([0, 1, 4]))
             await asyncio.to_thread(server.start)
 
     async def _listeners_terminated(self, source: random.Random) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import os
 import random
 import time
@@ -51,6 +52,13 @@ def move_clock() -> None:
 
     time.time = lambda: real_time() + offset()
     timezone.now = lambda: real_now() + datetime.timedelta(seconds=offset())
+
+
+class Formatter(logging.Formatter):
+    """Writes the time by the clock that clients' records have, and that is never moved."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{time.monotonic():.3f} {super().format(record)}"
 
 
 def plant(defect: str) -> None:

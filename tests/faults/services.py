@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests import databases
+from tests.redis_server import RedisServer, redis_server
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +24,7 @@ class Services:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
     postgresql: databases.Server | None = None
+    redis: RedisServer | None = None
 
     def connect(self) -> object:
         """Return a connection to PostgreSQL."""
@@ -47,8 +49,8 @@ def run_services(backend: str) -> Iterator[Services]:
             "EVENTSTREAM_TEST_DATABASE": "sqlite",
             "EVENTSTREAM_TEST_DATABASE_NAME": str(folder / "faults.sqlite3"),
             "EVENTSTREAM_TEST_ISOLATION": "",
-            "EVENTSTREAM_FAULTS_STORAGE": "redis" if storage == "redis" else "database",
-            "EVENTSTREAM_FAULTS_BROKER": broker,
+            "EVENTSTREAM_TEST_STORAGE": "tests.faults.storages.MortalStorage",
+            "EVENTSTREAM_TEST_BROKER": f"tests.faults.brokers.Faulty{broker.title()}Broker",
         }
         if storage == "postgresql":
             services.postgresql = stack.enter_context(databases.postgresql())
@@ -57,6 +59,14 @@ def run_services(backend: str) -> Iterator[Services]:
                 "EVENTSTREAM_TEST_DATABASE_PORT": str(services.postgresql.port),
                 "EVENTSTREAM_TEST_DATABASE_NAME": "",
             }
+        if "redis" in (storage, broker):
+            # What it has acknowledged survives a kill.
+            services.redis = stack.enter_context(redis_server(persistent=True))
+            # Not EVENTSTREAM_REDIS, of which the checks say that only "redis" uses it.
+            services.environment["EVENTSTREAM_TEST_STORAGE_CONNECTION"] = services.redis.url
+        if storage == "redis":
+            name = "django_eventstream.storage.RedisStorage"
+            services.environment["EVENTSTREAM_TEST_STORAGE"] = name
         subprocess.run(
             [sys.executable, "-m", "tests.project.manage", "migrate", "-v0"],
             env=services.environment,

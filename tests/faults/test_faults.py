@@ -1,0 +1,41 @@
+"""A few runs of the harness that are short enough for every day; see docs/reliability.md."""
+
+import os
+
+import pytest
+
+from tests.databases import NotInstalled, find_program
+from tests.faults.harness import Plan, run
+from tests.faults.schedule import BACKENDS, FAULTS
+
+pytestmark = pytest.mark.slow
+
+SEED = int(os.environ.get("EVENTSTREAM_TEST_SEED", "1"))
+PROGRAMS = {"postgresql": "initdb", "redis": "redis-server"}
+
+
+def need(backend):
+    for part in backend.split("-"):
+        try:
+            find_program(PROGRAMS.get(part, "sh"))
+        except NotInstalled as error:
+            pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_event_arrives_once_and_in_order_or_a_reset_does(backend):
+    need(backend)
+    report = run(Plan(backend, seed=SEED, deliveries=5000))
+    assert report.deviations == [], str(report)
+    assert report.figures.delivered >= 5000
+    assert set(report.faults) == set(FAULTS[backend])
+
+
+@pytest.mark.parametrize(
+    ("defect", "found"), [("lose", "without a reset"), ("repeat", "repeated: channel-")]
+)
+def test_harness_finds_a_planted_defect(defect, found):
+    report = run(Plan("sqlite-database", seed=SEED, deliveries=1500, rate=300, defect=defect))
+    assert any(found in deviation for deviation in report.deviations), str(report)
+    assert report.plan.command in str(report)
+    assert f"--seed {SEED}" in report.plan.command
