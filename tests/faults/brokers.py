@@ -1,4 +1,4 @@
-"""Brokers with faults: what they hear is lost, repeated or delayed when the harness wants it."""
+"""Brokers with faults: what they hear goes wrong when the harness wants it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class FaultyListener:
         orders = inside.orders()
         if self._source.random() < orders.get("lose", 0):
             return
+        if self._source.random() < orders.get("garble", 0):
+            text = text[: self._source.randrange(len(text))]
         for _ in range(2 if self._source.random() < orders.get("repeat", 0) else 1):
             if self._source.random() < orders.get("delay", 0):
                 late = self._source.uniform(0, LATE)

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import signal
 import sys
 import time
 from collections import Counter
@@ -62,8 +63,10 @@ class Plan:
 
     @property
     def event_rate(self) -> float:
-        """How many events a second one sender sends; a client reads two channels on average."""
-        return self.rate / (2 * self.clients / self.channels) / self.senders
+        """How many events a second one sender sends."""
+        deliveries = 2 * self.clients / self.channels  # a client reads two channels on average
+        # Some are rolled back, and there is none while the log cannot be written.
+        return 1.5 * self.rate / deliveries / self.senders
 
     @property
     def command(self) -> str:
@@ -258,6 +261,14 @@ class Harness:
             self._forget(slot)
             await self._start_worker(slot)
 
+    async def _worker_frozen(self, source: random.Random) -> None:
+        slot = source.choice(self._workers)
+        async with slot.lock:
+            assert slot.process is not None
+            slot.process.popen.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(source.uniform(0.2, 4))
+            slot.process.popen.send_signal(signal.SIGCONT)
+
     async def _rolling_restart(self, source: random.Random) -> None:
         for slot in self._workers:
             async with slot.lock:
@@ -297,6 +308,9 @@ class Harness:
     async def _messages_delayed(self, source: random.Random) -> None:
         await self._for_a_while(source, delay=source.choice([0.1, 0.5, 1]))
 
+    async def _messages_garbled(self, source: random.Random) -> None:
+        await self._for_a_while(source, garble=source.choice([0.02, 0.3]))
+
     async def _for_a_while(self, source: random.Random, **orders: float) -> None:
         self._order(**orders)
         await asyncio.sleep(source.uniform(1, 4))
@@ -333,21 +347,45 @@ class Harness:
             assert server is not None
             await asyncio.to_thread(server.start)
 
+    async def _database_connections_terminated(self, source: random.Random) -> None:
+        await self._terminate("backend_type = 'client backend'")
+
+    async def _listeners_terminated(self, source: random.Random) -> None:
+        await self._terminate("query ILIKE 'LISTEN%'")
+
+    async def _terminate(self, condition: str) -> None:
+        async with self._database:
+            with self._services.connect() as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    f"WHERE {condition} AND pid != pg_backend_pid()"
+                )
+
+    async def _log_locked(self, source: random.Random) -> None:
+        async with self._database:
+            await asyncio.to_thread(self._services.lock_log, source.uniform(0.5, 4))
+
     async def _redis_killed(self, source: random.Random) -> None:
-        server = self._services.redis
         async with self._redis:
+            server = self._services.redis
             assert server is not None
             server.kill()
             await asyncio.sleep(source.choice([0, 1, 4]))
             await asyncio.to_thread(server.start)
 
-    async def _listeners_terminated(self, source: random.Random) -> None:
-        async with self._database:
-            with self._services.connect() as connection:
-                connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE query ILIKE 'LISTEN%' AND pid != pg_backend_pid()"
-                )
+    async def _redis_frozen(self, source: random.Random) -> None:
+        async with self._redis:
+            server = self._services.redis
+            assert server is not None
+            server.pause()
+            await asyncio.sleep(source.uniform(1, 7))  # longer than clients wait
+            server.resume()
+
+    async def _redis_connections_terminated(self, source: random.Random) -> None:
+        async with self._redis:
+            assert self._services.redis is not None
+            kind = source.choice(["pubsub", "normal"])
+            self._services.redis.command("CLIENT", "KILL", "TYPE", kind)
 
     # The end
 
@@ -442,6 +480,7 @@ class Harness:
         """Count what a process that has ended had to say."""
         for line in process.output().splitlines():
             if line and not line[0].isspace() and not line.startswith("Traceback"):
+                line = re.sub(r"^[\d.]+ ", "", line)  # the time
                 self._report.logged[re.sub(r"\d+", "#", line)[:160]] += 1
         process.forget()
 

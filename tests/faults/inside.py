@@ -5,7 +5,8 @@ The harness controls it by a file of JSON, which is read again whenever it has c
 - ``stop``: senders end
 - ``clocks``: per place of a process, by how many seconds its clock is wrong
 - ``die``: senders that kill themselves after their next commit, before they publish
-- ``lose``, ``repeat``, ``delay``: with which probability that happens to a broker's message
+- ``lose``, ``repeat``, ``delay``, ``garble``: with which probability that happens to what a
+  broker hears
 """
 
 from __future__ import annotations

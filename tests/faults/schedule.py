@@ -8,25 +8,28 @@ from dataclasses import dataclass
 #: Wherever the log is and whatever carries messages.
 EVERYWHERE = (
     "connections reset",
+    "slow readers",
+    "newcomers",
     "worker killed",
+    "worker frozen",
     "rolling restart",
     "sender killed",
+    "clocks moved",
     "messages lost",
     "messages repeated",
     "messages delayed",
-    "slow readers",
-    "newcomers",
-    "clocks moved",
+    "messages garbled",
 )
-DATABASE_STORAGE = ("sender dies after commit", "log trimmed")
-POSTGRESQL = ("database restarted", "database killed")
+DATABASE_STORAGE = ("sender dies after commit", "log trimmed", "log locked")
+POSTGRESQL = ("database restarted", "database killed", "database connections terminated")
+REDIS = ("redis killed", "redis frozen", "redis connections terminated")
 
 #: What is tried on each storage and broker.
 FAULTS = {
     "sqlite-database": (*EVERYWHERE, *DATABASE_STORAGE),
     "postgresql-database": (*EVERYWHERE, *DATABASE_STORAGE, *POSTGRESQL, "listeners terminated"),
-    "postgresql-redis": (*EVERYWHERE, *DATABASE_STORAGE, *POSTGRESQL, "redis killed"),
-    "redis-redis": (*EVERYWHERE, "redis killed"),
+    "postgresql-redis": (*EVERYWHERE, *DATABASE_STORAGE, *POSTGRESQL, *REDIS),
+    "redis-redis": (*EVERYWHERE, *REDIS),
 }
 BACKENDS = tuple(FAULTS)
 

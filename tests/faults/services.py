@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import psycopg
 
 from tests import databases
 from tests.redis_server import RedisServer, redis_server
@@ -22,18 +27,30 @@ class Services:
     """What runs."""
 
     folder: Path
+    sqlite: Path
     environment: dict[str, str] = field(default_factory=dict)
     postgresql: databases.Server | None = None
     redis: RedisServer | None = None
 
-    def connect(self) -> object:
+    def connect(self) -> psycopg.Connection[Any]:
         """Return a connection to PostgreSQL."""
-        import psycopg  # not needed for the others
-
         assert self.postgresql is not None
         return psycopg.connect(
             host="127.0.0.1", port=self.postgresql.port, user="postgres", autocommit=True
         )
+
+    def lock_log(self, seconds: float) -> None:
+        """Keep everybody from reading and writing the log."""
+        if self.postgresql is None:
+            with contextlib.closing(sqlite3.connect(self.sqlite, timeout=30)) as lite:
+                lite.execute("BEGIN EXCLUSIVE")
+                time.sleep(seconds)
+            return
+        with self.connect() as connection, contextlib.suppress(psycopg.errors.DeadlockDetected):
+            with connection.transaction():
+                for table in ("event", "eventcounter"):
+                    connection.execute(f"LOCK TABLE django_eventstream_{table}")
+                time.sleep(seconds)
 
 
 @contextlib.contextmanager
@@ -42,12 +59,12 @@ def run_services(backend: str) -> Iterator[Services]:
     storage, broker = backend.split("-")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eventstream-")))
-        services = Services(folder)
+        services = Services(folder, folder / "faults.sqlite3")
         services.environment = {
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "tests.faults.settings",
             "EVENTSTREAM_TEST_DATABASE": "sqlite",
-            "EVENTSTREAM_TEST_DATABASE_NAME": str(folder / "faults.sqlite3"),
+            "EVENTSTREAM_TEST_DATABASE_NAME": str(services.sqlite),
             "EVENTSTREAM_TEST_ISOLATION": "",
             "EVENTSTREAM_TEST_STORAGE": "tests.faults.storages.MortalStorage",
             "EVENTSTREAM_TEST_BROKER": f"tests.faults.brokers.Faulty{broker.title()}Broker",

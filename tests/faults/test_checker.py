@@ -6,6 +6,7 @@ import random
 import pytest
 
 from tests.faults.checker import Figures, Log, check_client, check_senders, missing, percentile
+from tests.faults.harness import Harness
 from tests.faults.schedule import BACKENDS, FAULTS, draw
 
 
@@ -254,6 +255,12 @@ def test_schedule_is_the_same_again_and_has_every_fault(backend):
     assert faults != draw(backend, seed + 1, 60)
     assert {fault.kind for fault in faults} == set(FAULTS[backend])
     assert faults == sorted(faults, key=lambda fault: fault.at)
+
+
+def test_harness_knows_every_fault():
+    for kinds in FAULTS.values():
+        for kind in kinds:
+            assert callable(getattr(Harness, "_" + kind.replace(" ", "_")))
 
 
 def test_percentile_is_a_value():

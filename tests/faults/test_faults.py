@@ -11,6 +11,7 @@ from tests.faults.schedule import BACKENDS, FAULTS
 pytestmark = pytest.mark.slow
 
 SEED = int(os.environ.get("EVENTSTREAM_TEST_SEED", "1"))
+DELIVERIES = 7000
 PROGRAMS = {"postgresql": "initdb", "redis": "redis-server"}
 
 
@@ -25,9 +26,9 @@ def need(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_event_arrives_once_and_in_order_or_a_reset_does(backend):
     need(backend)
-    report = run(Plan(backend, seed=SEED, deliveries=5000))
+    report = run(Plan(backend, seed=SEED, deliveries=DELIVERIES))
     assert report.deviations == [], str(report)
-    assert report.figures.delivered >= 5000
+    assert report.figures.delivered >= DELIVERIES
     assert set(report.faults) == set(FAULTS[backend])
 
 
