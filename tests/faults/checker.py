@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+#: The channel that is not reliable; the names of its events end with it.
+LOOSE = "loose-channel"
 #: How much of a record is shown.
 EXCERPT = 6
 MOST_DEVIATIONS = 20
@@ -53,6 +55,30 @@ class Log:
 
 
 @dataclass
+class Loose:
+    """What was sent on the unreliable channel."""
+
+    #: Per thread of a sender, in its order: the events, and whether they are known to be sent.
+    sent: dict[str, list[tuple[str, bool]]] = field(default_factory=lambda: defaultdict(list))
+    #: Where each event is in that list.
+    places: dict[str, int] = field(default_factory=dict)
+    dropped: set[str] = field(default_factory=set)
+
+    def receive_report(self, report: dict[str, Any]) -> None:
+        """Take what a sender did in one round."""
+        sent = self.sent[report["thread"]]
+        for name in report["kept"]:
+            if name.endswith(LOOSE):
+                self.places[name] = len(sent)
+                sent.append((name, report["known"]))
+        self.dropped.update(name for name in report["dropped"] if name.endswith(LOOSE))
+
+    def between(self, thread: str, first: int, last: int) -> list[str]:
+        """Return what a thread is known to have sent between two of its events."""
+        return [name for name, known in self.sent[thread][first + 1 : last] if known]
+
+
+@dataclass
 class Figures:
     """What happened to the clients."""
 
@@ -62,6 +88,7 @@ class Figures:
     reordered: int = 0
     resets: int = 0
     connections: int = 0
+    loose: int = 0
     ends: Counter[str] = field(default_factory=Counter)
     #: Seconds from sending to receiving, of what came to clients that were there and read.
     delays: list[float] = field(default_factory=list)
@@ -82,7 +109,8 @@ def check_senders(reports: Iterable[dict[str, Any]], log: Log, killed: set[str])
     dropped: set[str] = set()
     rounds: dict[str, int] = defaultdict(int)
     for report in reports:
-        (kept if report["known"] else unsure).update(report["kept"])
+        stored = [name for name in report["kept"] if not name.endswith(LOOSE)]
+        (kept if report["known"] else unsure).update(stored)
         dropped.update(report["dropped"])
         rounds[report["thread"]] = max(rounds[report["thread"]], report["round"])
     found: Counter[str] = Counter()
@@ -115,11 +143,17 @@ def check_senders(reports: Iterable[dict[str, Any]], log: Log, killed: set[str])
 
 
 def check_client(
-    number: int, channels: Sequence[str], record: list[list[Any]], log: Log, figures: Figures
+    number: int,
+    channels: Sequence[str],
+    record: list[list[Any]],
+    log: Log,
+    loose: Loose,
+    figures: Figures,
 ) -> None:
-    """Compare a client's record with the log."""
+    """Compare a client's record with the log, and with what was sent without one."""
     deviations: list[str] = []
 
+    latest: dict[str, int] = {}  # of each thread, the latest event without an id in the stream
     read_on = 0.0  # since when it is there and reads
     index = 0
 
@@ -160,20 +194,23 @@ def check_client(
             if positions and claimed != positions:
                 deviate(f"the stream opens at {claimed} and the client stands at {positions}")
             positions = claimed
+            latest = {}
             if lost_at is not None:
                 behind = missing(channels, positions, log, at)
         elif what == "stream-reset":
             figures.resets += 1
             named = json.loads(data)["channels"]
+            if LOOSE in named:
+                latest = {}
             for channel in channels:
-                old, new = positions[channel], claimed[channel]
+                old, new = positions.get(channel, -1), claimed.get(channel, -1)
                 if channel not in named and new != old:
                     deviate(f"the reset of {named} moves {channel} from {old} to {new}")
                 elif channel in named and old >= log.trimmed(channel, at):
                     deviate(f"a reset of {channel} at {old}, and {old + 1} is there")
                 elif channel in named and not old <= new <= len(log.events[channel]):
                     deviate(f"the reset of {channel} goes from {old} to {new}")
-            if not set(named) <= set(channels) or not named:
+            if not set(named) <= {*channels, LOOSE} or not named:
                 deviate(f"a reset of {named}")
             positions = claimed
         elif what == "message":
@@ -201,6 +238,10 @@ def check_client(
                 deviate(f"reordered: {channel}:{new} follows {channel}:{old}")
             if lost_at is None and event["sent"] > read_on:
                 figures.delays.append(at - event["sent"])
+        elif what == "loose":
+            if claimed != positions:
+                deviate(f"an event without an id moves {positions} to {claimed}")
+            check_loose(json.loads(data)["name"], loose, latest, figures, deviate)
         else:
             deviate(f"an event of the type {what}")
         if lost_at is not None and what != "connect":
@@ -214,6 +255,32 @@ def check_client(
             figures.lost += max(0, end - stands)
             deviate(f"lost: it ends at {channel}:{stands}, and the log at {end}")
     figures.deviations += deviations
+
+
+def check_loose(
+    name: str,
+    loose: Loose,
+    latest: dict[str, int],
+    figures: Figures,
+    deviate: Callable[[str], None],
+) -> None:
+    """Compare an event without an id with what its thread sent before it, and the stream got."""
+    figures.loose += 1
+    thread = name.partition(":")[0]
+    place, before = loose.places.get(name), latest.get(thread)
+    if name in loose.dropped:
+        deviate(f"an event that was rolled back: {name}")
+    if place is None:  # the last round of a killed sender, which reported nothing
+        return
+    latest[thread] = place
+    if before is None:
+        return
+    if place == before:
+        deviate(f"repeated: {name}")
+    elif place < before:
+        deviate(f"reordered: {name} follows {loose.sent[thread][before][0]}")
+    elif missed := loose.between(thread, before, place):
+        deviate(f"lost: {', '.join(missed)} before {name}, without a reset")
 
 
 def missing(

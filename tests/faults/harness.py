@@ -25,6 +25,7 @@ from tests.faults.checker import (
     MOST_DEVIATIONS,
     Figures,
     Log,
+    Loose,
     check_client,
     check_senders,
     percentile,
@@ -111,6 +112,7 @@ class Report:
             "repeated": figures.repeated,
             "reordered": figures.reordered,
             "resets": figures.resets,
+            "delivered without a log": figures.loose,
             "seconds to catch up": {
                 "median": round(percentile(figures.outages, 0.5), 3),
                 "p99": round(percentile(figures.outages, 0.99), 3),
@@ -423,13 +425,16 @@ class Harness:
         reports = [json.loads(line) for line in self._sent.read_text().splitlines()]
         report.deviations = [*self._errors, *log.deviations]
         report.deviations += check_senders(reports, log, self._killed)
+        loose = Loose()
+        for sent in reports:
+            loose.receive_report(sent)
         with path.open() as file:
             texts = json.loads(next(file))
             for line in file:
                 number, channels, record = json.loads(line)
                 for entry in record:
                     entry[2] = texts[entry[2]]
-                check_client(number, channels, record, log, report.figures)
+                check_client(number, channels, record, log, loose, report.figures)
         report.deviations += report.figures.deviations
 
     # Processes

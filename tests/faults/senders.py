@@ -21,6 +21,7 @@ from typing import Any
 import django
 
 from tests.faults import inside
+from tests.faults.checker import LOOSE
 
 inside.move_clock()
 django.setup()
@@ -31,6 +32,8 @@ from django_eventstream import send_event
 from django_eventstream.storage import get_storage
 
 THREADS = 2
+#: Which share of the events goes to the unreliable channel.
+LOOSE_SHARE = 0.1
 
 
 class Rollback(Exception):
@@ -96,15 +99,18 @@ class Sender:
         os.write(self._report, json.dumps(report).encode() + b"\n")  # appended as a whole
 
     def _send(self, dropped: bool = False) -> None:
-        channel = self._source.choice(self._channels)
         self._index += 1
         name = f"{self._name}:{self._round}:{self._index}"
+        kind, channel = "message", self._source.choice(self._channels)
+        if self._source.random() < LOOSE_SHARE:
+            kind, channel = "loose", LOOSE
+            name += ":" + LOOSE
         (self._dropped if dropped else self._kept).append(name)
         size = 10_000 if self._source.random() < 0.01 else self._source.randrange(100)
         data = {"name": name, "channel": channel, "sent": time.monotonic(), "fill": "é" * size}
         # A text of several lines.
         text = json.dumps(data, ensure_ascii=False, indent=1)
-        send_event(channel, "message", text, json_encode=False)
+        send_event(channel, kind, text, json_encode=False)
 
     def _single(self) -> None:
         self._send()

@@ -5,7 +5,16 @@ import random
 
 import pytest
 
-from tests.faults.checker import Figures, Log, check_client, check_senders, missing, percentile
+from tests.faults.checker import (
+    LOOSE,
+    Figures,
+    Log,
+    Loose,
+    check_client,
+    check_senders,
+    missing,
+    percentile,
+)
 from tests.faults.harness import Harness
 from tests.faults.schedule import BACKENDS, FAULTS, draw
 
@@ -46,9 +55,11 @@ def record(log):
     ]
 
 
-def check(log, record, channels=("a",)):
-    figures = Figures()
-    check_client(7, channels, record, log, figures)
+def check(log, record, channels=("a",), reports=()):
+    figures, loose = Figures(), Loose()
+    for report in reports:
+        loose.receive_report(report)
+    check_client(7, channels, record, log, loose, figures)
     return figures
 
 
@@ -185,6 +196,71 @@ def test_hole_in_the_log_is_found():
     log.receive_row("a", 1, text("x"))
     log.receive_row("a", 3, text("y"))
     assert log.deviations == ["the log of a has 3 in place of 2"]
+
+
+# The unreliable channel
+
+
+def stream_of(*rounds):
+    """Return the record of a stream that got one event of each of these rounds."""
+    record = [[0, "begin", "", "a:6"], opened(0, "a:6")]
+    for at, number in enumerate(rounds, 1):
+        if number == "reset":
+            record.append([at, "stream-reset", json.dumps({"channels": [LOOSE]}), "a:6"])
+        elif number == "again":
+            record += [[at, "lost", "", "a:6"], [at, "connect", "", "a:6"], opened(at, "a:6")]
+        else:
+            record.append([at, "loose", text(loose_name(number), LOOSE), "a:6"])
+    return record
+
+
+def loose_name(number):
+    return f"s0-1.0:{number}:1:{LOOSE}"
+
+
+def loose_reports():
+    """Seven rounds; the second has an unknown end, and the fourth was rolled back."""
+    for number in range(1, 8):
+        is_sent = number != 4
+        name = loose_name(number)
+        yield {
+            "thread": "s0-1.0",
+            "round": number,
+            "known": number != 2,
+            "kept": [name] if is_sent else [],
+            "dropped": [] if is_sent else [name],
+        }
+
+
+@pytest.mark.parametrize(
+    ("rounds", "deviation"),
+    [
+        ([1, 2, 3, 5, 6, 7], None),
+        ([3, 5], None),
+        ([1, 3], None),
+        ([3, "reset", 6], None),
+        ([3, "again", 6], None),
+        ([3, "again", 3], None),
+        ([7, 99], None),
+        ([3, 6], f"lost: {loose_name(5)} before {loose_name(6)}, without a reset"),
+        ([3, 3], f"repeated: {loose_name(3)}"),
+        ([3, 2], f"reordered: {loose_name(2)} follows {loose_name(3)}"),
+        ([3, 4], f"an event that was rolled back: {loose_name(4)}"),
+    ],
+)
+def test_stream_without_a_log_is_in_order_or_reset(log, rounds, deviation):
+    figures = check(log, stream_of(*rounds), reports=loose_reports())
+    if deviation is None:
+        assert figures.deviations == []
+    else:
+        (found,) = figures.deviations
+        assert deviation in found
+
+
+def test_event_without_an_id_must_not_move_the_client(log):
+    record = stream_of(1)
+    record[-1][3] = "a:5"
+    assert "moves {'a': 6} to {'a': 5}" in check(log, record).deviations[0]
 
 
 # The senders
