@@ -12,12 +12,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import psycopg
+from typing import TYPE_CHECKING, Any
 
 from tests import databases
-from tests.redis_server import RedisServer, redis_server
+
+if TYPE_CHECKING:
+    from tests.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,8 +32,10 @@ class Services:
     postgresql: databases.Server | None = None
     redis: RedisServer | None = None
 
-    def connect(self) -> psycopg.Connection[Any]:
+    def connect(self) -> Any:
         """Return a connection to PostgreSQL."""
+        import psycopg  # not needed for the others
+
         assert self.postgresql is not None
         return psycopg.connect(
             host="127.0.0.1", port=self.postgresql.port, user="postgres", autocommit=True
@@ -46,11 +48,12 @@ class Services:
                 lite.execute("BEGIN EXCLUSIVE")
                 time.sleep(seconds)
             return
-        with self.connect() as connection, contextlib.suppress(psycopg.errors.DeadlockDetected):
-            with connection.transaction():
-                for table in ("event", "eventcounter"):
-                    connection.execute(f"LOCK TABLE django_eventstream_{table}")
-                time.sleep(seconds)
+        with self.connect() as connection, connection.transaction():
+            # In the order in which the package locks them, or they would deadlock.
+            connection.execute(
+                "LOCK TABLE django_eventstream_eventcounter, django_eventstream_event"
+            )
+            time.sleep(seconds)
 
 
 @contextlib.contextmanager
@@ -77,6 +80,8 @@ def run_services(backend: str) -> Iterator[Services]:
                 "EVENTSTREAM_TEST_DATABASE_NAME": "",
             }
         if "redis" in (storage, broker):
+            from tests.redis_server import redis_server  # not needed for the others
+
             # What it has acknowledged survives a kill.
             services.redis = stack.enter_context(redis_server(persistent=True))
             # Not EVENTSTREAM_REDIS, of which the checks say that only "redis" uses it.
