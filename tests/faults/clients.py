@@ -18,6 +18,7 @@ import asyncio
 import json
 import math
 import random
+import re
 import socket
 import sys
 import time
@@ -30,6 +31,11 @@ from tests.faults.proxy import BUFFER
 
 #: Seconds before a client comes back that was not told how many; browsers take a few.
 RECONNECT = 0.7
+#: By how many seconds an event is late that was not sent on at once, and for how many a client gets
+#: none before it is calm. The poll, every six seconds, would let some be late.
+LATE = 2.0
+CALM = 7.0
+SENT = re.compile(r'"sent": ([0-9.]+)')
 
 # One copy of what many clients got.
 _texts: dict[str, str] = {}
@@ -45,6 +51,8 @@ class Client:
         self.log: list[list[Any]] = []
         self.last_event_id = ""
         self.delivered = 0
+        #: When it last got an event that was late.
+        self.late_at = 0.0
         self._port = port
         self._retry = RECONNECT
         self._timer: asyncio.TimerHandle | None = None
@@ -189,7 +197,11 @@ class Connection(asyncio.Protocol):
             client.last_event_id = event.last_event_id
             if event.type != "keep-alive":
                 client.note(event.type, event.data)
-                client.delivered += event.type == "message"
+            if event.type == "message":
+                client.delivered += 1
+                sent = SENT.search(event.data)
+                if sent and time.monotonic() - float(sent[1]) > LATE:
+                    client.late_at = time.monotonic()
         client.last_event_id = self._parser.last_event_id
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -245,7 +257,9 @@ class Clients:
             for client in self._clients:
                 if client.number not in self._caught_up and client.has(targets):
                     self._caught_up[client.number] = time.monotonic()
+        calm = time.monotonic() - CALM
         return {
+            "calm": sum(c.connection is not None and c.late_at < calm for c in self._clients),
             "connected": sum(client.connection is not None for client in self._clients),
             "opened": sum(client.last_event_id != "" for client in self._clients),
             "delivered": sum(client.delivered for client in self._clients),

@@ -30,6 +30,7 @@ from tests.faults.checker import (
     check_senders,
     percentile,
 )
+from tests.faults.clients import CALM
 from tests.faults.proxy import Proxy
 from tests.faults.schedule import Fault, draw
 from tests.faults.services import ROOT, Services, run_services
@@ -39,6 +40,8 @@ from tests.processes import Process, free_port
 PATIENCE = 60.0
 #: Within how many seconds of the end of all faults every client must have everything.
 CATCH_UP_LIMIT = 60.0
+#: Within how many seconds of the end of all faults every client must get events at once again.
+CALM_LIMIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,9 @@ class Report:
     committed: int = 0
     seconds: float = 0.0
     connections_reset: int = 0
-    #: How long the slowest client needed once the faults were over.
+    #: How long it took until every client got events at once again.
+    calm: float = 0.0
+    #: How long the slowest client needed once the senders had stopped.
     caught_up: float = 0.0
     #: How long the slowest worker took to end.
     shutdown: float = 0.0
@@ -123,6 +128,7 @@ class Report:
                 "median": round(percentile(figures.delays, 0.5), 3),
                 "p99": round(percentile(figures.delays, 0.99), 3),
             },
+            "seconds until all was immediate": round(self.calm, 1),
             "seconds until all had everything": round(self.caught_up, 1),
             "seconds of the slowest shutdown": round(self.shutdown, 1),
             "deviations": len(self.deviations),
@@ -201,6 +207,7 @@ class Harness:
             for slot in self._senders:
                 self._start_sender(slot)
             await self._have_faults(tell)
+            await self._become_calm(tell)
             await self._come_to_rest(tell)
             path = self._services.folder / "clients.jsonl"
             self._tell_clients(do="finish", file=str(path))
@@ -390,6 +397,20 @@ class Harness:
             self._services.redis.command("CLIENT", "KILL", "TYPE", kind)
 
     # The end
+
+    async def _become_calm(self, tell: Callable[[str], None]) -> None:
+        """See that events arrive at once again: what is not, is only found by the poll."""
+        began = time.monotonic()
+        await asyncio.sleep(CALM)
+        while (calm := self._status["calm"]) < self._plan.clients:
+            self._watch()
+            tell(f"The faults are over, {calm} clients get events at once")
+            if time.monotonic() > began + CALM_LIMIT:
+                late = self._plan.clients - calm
+                self._errors.append(f"{late} clients get events late, {CALM_LIMIT} s after all")
+                break
+            await asyncio.sleep(0.2)
+        self._report.calm = time.monotonic() - began
 
     async def _come_to_rest(self, tell: Callable[[str], None]) -> None:
         """Have the senders stop and the clients catch up."""
