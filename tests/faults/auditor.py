@@ -15,6 +15,7 @@ import django
 
 django.setup()
 
+from django.conf import settings
 from django.db import connection
 
 from django_eventstream.models import Event
@@ -55,7 +56,16 @@ class Auditor:
         return found
 
     def trim(self, channel: str, event_id: str) -> dict[str, Any]:
-        Event.objects.filter(channel=channel, eid__lte=int(event_id)).delete()
+        last = int(event_id)
+        if get_storage().is_transactional:
+            Event.objects.filter(channel=channel, eid__lte=last).delete()
+            return {}
+        from redis import Redis  # not needed for the others
+
+        with Redis.from_url(settings.EVENTSTREAM_STORAGE_CONNECTION) as client:
+            for first in range(1, last + 1, PAGE):
+                ids = range(first, min(first + PAGE, last + 1))
+                client.delete(*[f"event:{channel}:{number}" for number in ids])
         return {}
 
 

@@ -15,12 +15,13 @@ EVERYWHERE = (
     "rolling restart",
     "sender killed",
     "clocks moved",
+    "log trimmed",
     "messages lost",
     "messages repeated",
     "messages delayed",
     "messages garbled",
 )
-DATABASE_STORAGE = ("sender dies after commit", "log trimmed", "log locked")
+DATABASE_STORAGE = ("sender dies after commit", "log locked")
 POSTGRESQL = ("database restarted", "database killed", "database connections terminated")
 REDIS = ("redis killed", "redis frozen", "redis connections terminated")
 
