@@ -15,6 +15,16 @@ from pathlib import Path
 from tests.faults.harness import Plan, run
 from tests.faults.schedule import BACKENDS
 
+HELP = {
+    "clients": "how many streams",
+    "deliveries": "how many events they get, together, at least",
+    "rate": "how many they get in a second; with deliveries it says for how long there are faults",
+    "channels": "how many channels the clients choose from",
+    "workers": "how many server processes",
+    "senders": "how many processes send",
+    "defect": "break the package: lose or repeat",
+}
+
 
 class Progress:
     """A line that changes on a terminal, and one now and then elsewhere."""
@@ -41,7 +51,8 @@ def main() -> int:
             parser.add_argument("--seed", type=int, default=default, help="by default another one")
         elif field.name != "backend":
             kind = type(field.default)
-            parser.add_argument(f"--{field.name}", type=kind, default=field.default)
+            text = f"{HELP[field.name]} (default: {field.default or 'no'})"
+            parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=text)
     options = vars(parser.parse_args())
     path = options.pop("json")
     report = run(Plan(**options), Progress())

@@ -50,13 +50,13 @@ class Plan:
 
     backend: str
     seed: int
-    clients: int = 40
-    deliveries: int = 8000
+    clients: int = 1000
+    deliveries: int = 200_000
     #: How many deliveries a second.
-    rate: float = 270
-    channels: int = 8
-    workers: int = 2
-    senders: int = 2
+    rate: float = 700
+    channels: int = 20
+    workers: int = 3
+    senders: int = 3
     #: What is to be broken, in the tests of the harness.
     defect: str = ""
 
@@ -69,8 +69,8 @@ class Plan:
     def event_rate(self) -> float:
         """How many events a second one sender sends."""
         deliveries = 2 * self.clients / self.channels  # a client reads two channels on average
-        # Some are rolled back, and there is none while the log cannot be written.
-        return 1.5 * self.rate / deliveries / self.senders
+        # Some are rolled back or have no log, and there is none while it cannot be written.
+        return 1.6 * self.rate / deliveries / self.senders
 
     @property
     def command(self) -> str:

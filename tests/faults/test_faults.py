@@ -11,6 +11,7 @@ from tests.faults.schedule import BACKENDS, FAULTS
 pytestmark = pytest.mark.slow
 
 SEED = int(os.environ.get("EVENTSTREAM_TEST_SEED", "1"))
+SMALL = {"clients": 40, "rate": 270, "channels": 8, "workers": 2, "senders": 2}
 DELIVERIES = 7000
 PROGRAMS = {"postgresql": "initdb", "redis": "redis-server"}
 
@@ -26,7 +27,7 @@ def need(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_event_arrives_once_and_in_order_or_a_reset_does(backend):
     need(backend)
-    report = run(Plan(backend, seed=SEED, deliveries=DELIVERIES))
+    report = run(Plan(backend, seed=SEED, deliveries=DELIVERIES, **SMALL))
     assert report.deviations == [], str(report)
     assert report.figures.delivered >= DELIVERIES
     assert set(report.faults) == set(FAULTS[backend])
@@ -36,7 +37,7 @@ def test_every_event_arrives_once_and_in_order_or_a_reset_does(backend):
     ("defect", "found"), [("lose", "without a reset"), ("repeat", "repeated: channel-")]
 )
 def test_harness_finds_a_planted_defect(defect, found):
-    report = run(Plan("sqlite-database", seed=SEED, deliveries=1500, rate=300, defect=defect))
+    report = run(Plan("sqlite-database", seed=SEED, deliveries=1500, defect=defect, **SMALL))
     assert any(found in deviation for deviation in report.deviations), str(report)
     assert report.plan.command in str(report)
     assert f"--seed {SEED}" in report.plan.command
