@@ -12,7 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.faults.harness import Plan, run
+from tests.faults.harness import run
+from tests.faults.report import Plan
 from tests.faults.schedule import BACKENDS
 
 HELP = {

@@ -18,7 +18,6 @@ from urllib.parse import unquote
 LOOSE = "loose-channel"
 #: How much of a record is shown.
 EXCERPT = 6
-MOST_DEVIATIONS = 20
 
 
 def parse_positions(last_event_id: str) -> dict[str, int]:

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from tests.databases import NotInstalled, find_program
-from tests.faults.harness import Plan, run
+from tests.faults.harness import run
+from tests.faults.report import Plan
 from tests.faults.schedule import BACKENDS, FAULTS
 
 pytestmark = pytest.mark.slow
