@@ -236,6 +236,17 @@ class Harness:
     async def _database_killed(self, source: random.Random) -> None:
         await self._database_down(source, "kill")
 
+    async def _database_crashed(self, source: random.Random) -> None:
+        """Kill one of its processes, at which the server ends all others and recovers."""
+        async with self._database:
+            rows = await asyncio.to_thread(
+                self._services.query,
+                "SELECT pid FROM pg_stat_activity "
+                "WHERE backend_type = 'client backend' AND pid != pg_backend_pid()",
+            )
+            if rows:
+                os.kill(source.choice(rows)[0], signal.SIGKILL)
+
     async def _database_down(self, source: random.Random, how: str) -> None:
         server = self._services.postgresql
         async with self._database:
@@ -252,11 +263,11 @@ class Harness:
 
     async def _terminate(self, condition: str) -> None:
         async with self._database:
-            with self._services.connect() as connection:
-                connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    f"WHERE {condition} AND pid != pg_backend_pid()"
-                )
+            await asyncio.to_thread(
+                self._services.query,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                f"WHERE {condition} AND pid != pg_backend_pid()",
+            )
 
     async def _log_locked(self, source: random.Random) -> None:
         async with self._database:

@@ -22,7 +22,12 @@ EVERYWHERE = (
     "messages garbled",
 )
 DATABASE_STORAGE = ("sender dies after commit", "log locked")
-POSTGRESQL = ("database restarted", "database killed", "database connections terminated")
+POSTGRESQL = (
+    "database restarted",
+    "database killed",
+    "database crashed",
+    "database connections terminated",
+)
 REDIS = ("redis killed", "redis frozen", "redis connections terminated")
 
 #: What is tried on each storage and broker.

@@ -9,15 +9,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tests import databases
 
 if TYPE_CHECKING:
     from tests.redis_server import RedisServer
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,28 +34,43 @@ class Services:
     postgresql: databases.Server | None = None
     redis: RedisServer | None = None
 
-    def connect(self) -> Any:
-        """Return a connection to PostgreSQL."""
-        import psycopg  # not needed for the others
-
-        assert self.postgresql is not None
-        return psycopg.connect(
-            host="127.0.0.1", port=self.postgresql.port, user="postgres", autocommit=True
-        )
+    def query(self, statement: str) -> list[Any]:
+        """Have PostgreSQL do something."""
+        return self._ask_postgresql(lambda connection: connection.execute(statement).fetchall())
 
     def lock_log(self, seconds: float) -> None:
         """Keep everybody from reading and writing the log."""
-        if self.postgresql is None:
-            with contextlib.closing(sqlite3.connect(self.sqlite, timeout=30)) as lite:
-                lite.execute("BEGIN EXCLUSIVE")
+
+        def lock(connection: Any) -> None:
+            with connection.transaction():
+                # In the order in which the package locks them, or they would deadlock.
+                connection.execute(
+                    "LOCK TABLE django_eventstream_eventcounter, django_eventstream_event"
+                )
                 time.sleep(seconds)
-            return
-        with self.connect() as connection, connection.transaction():
-            # In the order in which the package locks them, or they would deadlock.
-            connection.execute(
-                "LOCK TABLE django_eventstream_eventcounter, django_eventstream_event"
-            )
-            time.sleep(seconds)
+
+        if self.postgresql is not None:
+            self._ask_postgresql(lock)
+        else:
+            with contextlib.closing(sqlite3.connect(self.sqlite, timeout=30)) as connection:
+                connection.execute("BEGIN EXCLUSIVE")
+                time.sleep(seconds)
+
+    def _ask_postgresql(self, function: Callable[[Any], T]) -> T:
+        """Call a function with a connection, again while the server recovers from a crash."""
+        import psycopg  # not needed for the others
+
+        assert self.postgresql is not None
+        place = {"host": "127.0.0.1", "port": self.postgresql.port, "user": "postgres"}
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                with psycopg.connect(**place, autocommit=True) as connection:
+                    return function(connection)
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
 
 @contextlib.contextmanager
