@@ -88,6 +88,7 @@ class Figures:
     resets: int = 0
     connections: int = 0
     loose: int = 0
+    loose_resets: int = 0
     ends: Counter[str] = field(default_factory=Counter)
     #: Seconds from sending to receiving, of what came to clients that were there and read.
     delays: list[float] = field(default_factory=list)
@@ -197,8 +198,9 @@ def check_client(
             if lost_at is not None:
                 behind = missing(channels, positions, log, at)
         elif what == "stream-reset":
-            figures.resets += 1
             named = json.loads(data)["channels"]
+            figures.resets += named != [LOOSE]
+            figures.loose_resets += LOOSE in named
             if LOOSE in named:
                 latest = {}
             for channel in channels:

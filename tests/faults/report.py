@@ -86,7 +86,10 @@ class Report:
             "repeated": figures.repeated,
             "reordered": figures.reordered,
             "resets": figures.resets,
-            "delivered without a log": figures.loose,
+            "on the unreliable channel": {
+                "delivered": figures.loose,
+                "resets": figures.loose_resets,
+            },
             "seconds to catch up": {
                 "median": round(percentile(figures.outages, 0.5), 3),
                 "p99": round(percentile(figures.outages, 0.99), 3),
