@@ -190,7 +190,9 @@ def _check_brokers() -> Iterator[CheckMessage]:
     for broker in brokers:
         yield from broker.check()
     names = get_names()
-    has_redis = any(SHORT_NAMES["redis"] == SHORT_NAMES.get(n, n) for n in names)
+    paths = [SHORT_NAMES.get(name, name) for name in names]
+    # A broker of the project's own may read it.
+    has_redis = SHORT_NAMES["redis"] in paths or not {*paths} <= {*SHORT_NAMES.values()}
     if settings.redis and not has_redis:
         yield checks.Warning(
             f"EVENTSTREAM_REDIS has no effect: EVENTSTREAM_BROKER names {', '.join(names)} only.",

@@ -47,7 +47,7 @@ RECHECK_SPREAD = 10.0
 TRIM_FEEDS_INTERVAL = 5.0
 TRIM_LOG_INTERVAL = 60.0
 #: The longest pause between polls while the log cannot be read.
-MAX_BACK_OFF = 30.0
+MAX_BACK_OFF = 5.0
 
 
 class Stream(Protocol):
@@ -389,7 +389,8 @@ class Hub:
         """Keep the feeds equal to the log, whatever messages were lost."""
         failures = 0
         while True:
-            delay = min(settings.poll_interval * 2**failures, MAX_BACK_OFF)
+            interval = settings.poll_interval
+            delay = max(interval, min(interval * 2**failures, MAX_BACK_OFF))
             await asyncio.sleep(delay * random.uniform(0.9, 1.1))
             try:
                 await self._read_current(partial(_poll, storage), self._feeds_to_poll())

@@ -20,7 +20,7 @@ logger = logging.getLogger("django_eventstream")
 READY_PATIENCE = 3.0
 #: The first and the longest pause, in seconds, between tries to listen.
 FIRST_PAUSE = 0.25
-LONGEST_PAUSE = 15.0
+LONGEST_PAUSE = 5.0
 
 
 class Listening:

@@ -333,6 +333,8 @@ def test_redis_that_is_not_used_is_a_warning(settings):
     assert message.id == "django_eventstream.W006"
     settings.EVENTSTREAM_BROKER = "django_eventstream.brokers.redis.RedisBroker"
     assert check_settings() == []
+    settings.EVENTSTREAM_BROKER = "tests.test_listening.Broker"  # which may read it
+    assert check_settings() == []
 
 
 def test_a_layer_in_memory_connects_no_processes(settings):

@@ -58,7 +58,7 @@ def private_server():
 async def test_listener_goes_on_when_others_have_lost_their_connections(private_server):
     failures = [OperationalError("terminating connection"), InterfaceError("already closed")]
     broker, listener, wake = Broker(private_server.port, failures), Listener(), asyncio.Event()
-    task = asyncio.create_task(follow(broker, listener, wake))
+    task = asyncio.create_task(follow(broker, listener, wake, asyncio.Event()))
     try:
         await asyncio.wait_for(wake.wait(), TIMEOUT)
         broker.notify("a message")

@@ -28,7 +28,7 @@ PROBE = "probe "
 #: The first and the longest pause, in seconds, between tries to connect; and the pause where
 #: no notification arrives.
 FIRST_PAUSE = 0.25
-LONGEST_PAUSE = 15.0
+LONGEST_PAUSE = 5.0
 PAUSE_WITHOUT = 300.0
 #: So that a connection whose other end has vanished is noticed; times in seconds.
 KEEP_ALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}

@@ -109,7 +109,7 @@ def run_services(backend: str) -> Iterator[Services]:
             name = "django_eventstream.storage.RedisStorage"
             services.environment["EVENTSTREAM_TEST_STORAGE"] = name
         subprocess.run(
-            [sys.executable, "-m", "tests.project.manage", "migrate", "-v0", "--skip-checks"],
+            [sys.executable, "-m", "tests.project.manage", "migrate", "-v0"],
             env=services.environment,
             cwd=ROOT,
             check=True,
