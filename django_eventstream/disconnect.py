@@ -26,7 +26,7 @@ def disconnect(task: asyncio.Task[Any], scope: Mapping[str, Any]) -> None:
     """Break the connection of a request; ``task`` is blocked in sending, ``scope`` is ASGI's."""
     # From HTTP/2 on, other requests share the connection.
     is_shared = scope.get("http_version", "1.1") >= "2"
-    if is_shared or not (_abort_transport(task) or _shut_socket(scope.get("client"))):
+    if is_shared or not (_abort_transport(task) or _shut_socket(scope)):
         task.cancel()
 
 
@@ -43,17 +43,29 @@ def _abort_transport(task: asyncio.Task[Any]) -> bool:
     return False
 
 
-def _shut_socket(client: Any) -> bool:
-    """Shut the socket down whose peer has that address; return False if there is none."""
-    if not client or not int(client[1]) or not os.path.isdir(DESCRIPTORS):
+def _shut_socket(scope: Mapping[str, Any]) -> bool:
+    """Shut the socket of a request down; return False if it is not found.
+
+    Proxies' headers may have changed ``client``, to what anybody wrote there. So the socket must
+    have the server's port as well, lest it be the one of the project's database.
+    """
+    client, server = _address(scope.get("client")), _address(scope.get("server"))
+    if client is None or server is None or not client[1]:
         return False  # by a proxy's word, or a Unix socket
-    for name in os.listdir(DESCRIPTORS):
+    try:
+        names = os.listdir(DESCRIPTORS)
+    except OSError:  # there is none, or too many files are open to list them
+        return False
+    for name in names:
         try:
             connection = socket.socket(fileno=int(name))
         except OSError:
             continue  # no socket
         try:
-            if _address(connection.getpeername()) == _address(client):
+            if _address(connection.getpeername()) != client:
+                continue
+            own = _address(connection.getsockname())
+            if own is not None and own[1] == server[1]:
                 connection.shutdown(socket.SHUT_RDWR)
                 return True
         except OSError:
@@ -63,8 +75,10 @@ def _shut_socket(client: Any) -> bool:
     return False
 
 
-def _address(address: Any) -> Any:
-    """Return host and port; an IPv4 address as such, also where IPv6 carries it."""
-    if isinstance(address, (tuple, list)) and len(address) >= 2:
-        return (str(address[0]).removeprefix("::ffff:"), int(address[1]))
-    return None
+def _address(address: Any) -> tuple[str, int] | None:
+    """Return host and port, if there are; an IPv4 address as such, also where IPv6 carries it."""
+    try:
+        host, port = address[:2]
+        return (str(host).removeprefix("::ffff:"), int(port))
+    except (TypeError, ValueError):  # None, a path, (path, None)
+        return None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import json
 import multiprocessing
@@ -650,24 +651,60 @@ async def test_connection_with_other_requests_is_left_alone():
     assert not server.transport.aborted.is_set()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "::ffff:127.0.0.1"])
-async def test_socket_is_found_by_its_peer(address):
+@contextlib.contextmanager
+def connected():
+    """Yield the two ends of a connection: the client's and the server's."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         with socket.create_connection(listener.getsockname()) as client:
-            accepted, (_, port) = listener.accept()
+            accepted, _ = listener.accept()
             with accepted:
-                task = asyncio.ensure_future(asyncio.Event().wait())
-                await asyncio.sleep(0)
-                disconnect(task, {"client": [address, str(port)]})
-                assert client.recv(1) == b""
-                assert accepted.recv(1) == b""
-                task.cancel()
+                yield client, accepted
 
 
-@pytest.mark.parametrize("client", [None, ("203.0.113.7", 0), ("203.0.113.7", 7), ("nonsense", 7)])
-async def test_task_is_cancelled_where_no_connection_is_found(client):
+async def wait_forever():
     task = asyncio.ensure_future(asyncio.Event().wait())
     await asyncio.sleep(0)
-    disconnect(task, {"client": client})
+    return task
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::ffff:127.0.0.1"])
+async def test_socket_is_found_by_its_peer(address):
+    with connected() as (client, accepted):
+        task = await wait_forever()
+        port, server = client.getsockname()[1], accepted.getsockname()
+        disconnect(task, {"client": [address, str(port)], "server": server})
+        assert client.recv(1) == b""
+        assert accepted.recv(1) == b""
+        task.cancel()
+
+
+async def test_connection_to_what_a_proxy_says_is_left_alone():
+    with connected() as (ours, database):
+        task = await wait_forever()
+        disconnect(task, {"client": database.getsockname(), "server": ("127.0.0.1", 8000)})
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        ours.sendall(b"SELECT 1")
+        assert database.recv(8) == b"SELECT 1"
+
+
+@pytest.mark.parametrize(
+    "client",
+    [None, "", ["/socket"], ("/socket", None), ("::", "x"), ("203.0.113.7", 0), ("nonsense", 7)],
+)
+async def test_task_is_cancelled_where_no_connection_is_found(client):
+    task = await wait_forever()
+    disconnect(task, {"client": client, "server": ("127.0.0.1", 8000)})
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_task_is_cancelled_where_too_many_files_are_open(monkeypatch):
+    def fail(path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("os.listdir", fail)
+    task = await wait_forever()
+    disconnect(task, {"client": ("203.0.113.7", 7), "server": ("127.0.0.1", 8000)})
     with pytest.raises(asyncio.CancelledError):
         await task
