@@ -186,6 +186,9 @@ def _watch_event() -> None:
     """
     arguments = getattr(multiprocessing.current_process(), "_kwargs", {})
     event = arguments.get("shutdown_event")
+    # Not what a project calls so, whose is_set() may be missing, or ask another process.
+    if type(event).__module__ != "multiprocessing.synchronize":
+        return
     loop = _running_loop()
     if event is None or loop is None or _end.is_watching:
         return

@@ -502,6 +502,14 @@ async def test_event_of_hypercorn_ends_streams_and_a_signal_then_waits(signals, 
     await reached(lambda: signals == [SIGNAL])
 
 
+async def test_what_a_project_calls_like_the_event_of_hypercorn_is_left_alone(signals, monkeypatch):
+    process = multiprocessing.current_process()
+    monkeypatch.setattr(process, "_kwargs", {"shutdown_event": object()}, raising=False)
+    (client,) = await open_streams(1)
+    assert not shutdown._end.is_watching
+    client.stream.leave()
+
+
 class Loop:
     """An event loop on a thread of its own, as under ``runserver``."""
 
