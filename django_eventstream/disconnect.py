@@ -22,10 +22,12 @@ from typing import Any
 DESCRIPTORS = "/dev/fd"
 
 
-def disconnect(task: asyncio.Task[Any], scope: Mapping[str, Any]) -> None:
-    """Break the connection of a request; ``task`` is blocked in sending, ``scope`` is ASGI's."""
-    # From HTTP/2 on, other requests share the connection.
-    is_shared = scope.get("http_version", "1.1") >= "2"
+def disconnect(task: asyncio.Task[Any], scope: Mapping[str, Any], *, is_last: bool = False) -> None:
+    """Break the connection of a request; ``task`` is blocked in sending, ``scope`` is ASGI's.
+
+    ``is_last``: also if other requests share it, as from HTTP/2 on.
+    """
+    is_shared = scope.get("http_version", "1.1") >= "2" and not is_last
     if is_shared or not (_abort_transport(task) or _shut_socket(scope)):
         task.cancel()
 

@@ -67,8 +67,11 @@ class Stream(Protocol):
     def end(self) -> None:
         """End, and have the client come back."""
 
-    def cut(self) -> None:
-        """End without having written everything, for the client does not read it."""
+    def cut(self, *, is_last: bool = False) -> None:
+        """End without having written everything, for the client does not read it.
+
+        ``is_last``: the process ends.
+        """
 
 
 class Hub:
@@ -495,7 +498,7 @@ def end_streams(timeout: float) -> bool:
         if _hub_ended.wait_for(lambda: not count_streams(), timeout):
             return True
     for hub in list(_hubs.values()):
-        hub.call(lambda stream: stream.cut())
+        hub.call(lambda stream: stream.cut(is_last=True))
     return False
 
 

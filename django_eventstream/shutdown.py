@@ -48,8 +48,11 @@ class SignalHandler:
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """End the streams, then hand the signal on; at once, if it is not the first.
 
-        It runs in the midst of anything, so it takes no lock.
+        It runs in the midst of anything, so it takes no lock. SIGTERM is repeated by parents and
+        supervisors, not by somebody who cannot wait: while the first is postponed, that is all.
         """
+        if signum == signal.SIGTERM and _end.postponed is not None:
+            return
         if not _end.note_signal() or not _end.begin(Postponed(self, signum, _running_loop())):
             _end.postponed = None
             self.hand_on(signum, frame)
@@ -124,7 +127,7 @@ class End:
         """End the streams, and wait for that."""
         self._stopping_until = time.monotonic() + STOPPING_TIME
         if not hub.end_streams(DRAIN_TIME):
-            logger.warning("Some clients did not read the end of their streams; cut off")
+            logger.info("Some clients did not read the end of their streams; cut off")
         time.sleep(SETTLE_TIME)
         try:
             brokers.flush(FLUSH_TIME)
@@ -157,6 +160,15 @@ _end = End()
 def is_stopping() -> bool:
     """Return whether new streams are to end at once."""
     return _end.is_stopping
+
+
+def drain() -> None:
+    """End the streams of this process, and wait for that, two seconds at most.
+
+    For servers that are told to end by other means than a signal. Not to be called on an event
+    loop, which must write meanwhile.
+    """
+    _end.drain()
 
 
 def install(**kwargs: Any) -> None:

@@ -162,13 +162,16 @@ class Stream:
         self.protocol.receive_end(retry_delay())
         self.wake()
 
-    def cut(self) -> None:
-        """Leave, and have the server close the connection, for the client does not read."""
+    def cut(self, *, is_last: bool = False) -> None:
+        """Leave, and have the server close the connection, for the client does not read.
+
+        ``is_last``: whatever else the connection carries, for the process ends.
+        """
         task = self._task
         self.end()
         self.leave()
         if task is not None:
-            disconnect(task, self._scope)
+            disconnect(task, self._scope, is_last=is_last)
 
     def recheck(self) -> None:
         """Check the user's permission again."""

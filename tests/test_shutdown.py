@@ -376,6 +376,26 @@ async def test_second_signal_is_handed_on_at_once_and_the_first_not_at_all(signa
     assert signals == [SIGNAL]
 
 
+async def test_a_repeated_sigterm_waits_with_the_first(signals):
+    tasks = [asyncio.ensure_future(read(client)) for client in await open_streams(1)]
+    handler = signal.getsignal(SIGNAL)
+    for _ in range(3):
+        handler(signal.SIGTERM, None)
+    assert signals == []
+    await asyncio.gather(*tasks)
+    await reached(lambda: signals == [signal.SIGTERM])
+    handler(signal.SIGTERM, None)
+    assert signals == [signal.SIGTERM] * 2
+
+
+async def test_streams_can_be_ended_without_a_signal(signals):
+    tasks = [asyncio.ensure_future(read(client)) for client in await open_streams(2)]
+    await asyncio.to_thread(shutdown.drain)
+    for body in await asyncio.gather(*tasks):
+        assert b"retry: " in body
+    assert signals == []
+
+
 async def test_third_signal_is_not_held_up_either(signals):
     tasks = [asyncio.ensure_future(read(client)) for client in await open_streams(1)]
     signal.raise_signal(SIGNAL)
@@ -387,6 +407,7 @@ async def test_third_signal_is_not_held_up_either(signals):
 
 async def test_stream_that_is_not_read_is_cut_off_in_the_end(signals, monkeypatch, caplog):
     monkeypatch.setattr(shutdown, "DRAIN_TIME", 0.05)
+    caplog.set_level("INFO")
     task = asyncio.ensure_future(read_once_and_block())
     await reached(lambda: hub.count_streams() == 1)
     signal.raise_signal(SIGNAL)
@@ -657,6 +678,13 @@ async def test_connection_with_other_requests_is_left_alone():
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not server.transport.aborted.is_set()
+
+
+async def test_connection_with_other_requests_is_broken_when_the_process_ends():
+    task, server = await blocked()
+    disconnect(task, {"http_version": "2", "client": ("127.0.0.1", 7)}, is_last=True)
+    await task
+    assert server.transport.aborted.is_set()
 
 
 @contextlib.contextmanager

@@ -353,7 +353,7 @@ class World:
         if process.hubs:
             self.counts["streams cut off at the end of a process"] += 1
         for each in [*process.hubs.values()]:
-            each.call(lambda stream: stream.cut())
+            each.call(lambda stream: stream.cut(is_last=True))
         brokers._sender._tell_counts()
         self._kill(process, duration)
 
