@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from .event import Event
+from .event import Event, check_channel, check_data, check_event_type
 
 
 @dataclass(frozen=True)
@@ -124,22 +124,30 @@ def _message(fields: dict[str, Any]) -> Message | Tally:
         return Tally(
             {name: (_expect(last, int), _expect(ago, int, float)) for name, (last, ago) in counts}
         )
-    _expect(channel, str)
+    channel = check_channel(channel)
     if kind == "stored":
-        return Stored(channel, _expect(fields["id"], int))
+        return Stored(channel, _event_id(fields["id"]))
     if kind == "revoked":
         return Revoked(_expect(fields["user"], str, type(None)), channel)
     if kind != "published":
         raise ValueError(f"kind {kind!r}")
+    event_id = fields.get("id")
+    # Checked as what is sent here: that it can be written, or else every stream would fail at it.
     return Published(
         Event(
             channel,
-            _expect(fields["type"], str),
-            _expect(fields["data"], str),
-            _expect(fields.get("id"), int, type(None)),
+            check_event_type(fields["type"]),
+            check_data(fields["data"]),
+            None if event_id is None else _event_id(event_id),
             frozenset(_expect(user_id, str) for user_id in fields.get("skip", ())),
         )
     )
+
+
+def _event_id(value: Any) -> int:
+    if not 1 <= _expect(value, int) < 1 << 63:
+        raise ValueError(f"id {value}")
+    return int(value)
 
 
 def _expect(value: Any, *types: type) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import time
 from datetime import timedelta
@@ -130,6 +131,28 @@ async def test_what_is_no_message_is_a_gap(broker, other, caplog):
         broker.listener.receive(b"{}")
         assert (await client.next()).type == "stream-reset"
         assert "what is no message" in caplog.text
+        other(broker, event("1"))
+        assert (await client.next()).data == "1"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"data": "\ud800"},
+        {"type": "\ud800"},
+        {"channel": "\ud800"},
+        {"type": "stream-error"},
+        {"id": 0},
+        {"id": 1 << 63},
+        {"kind": "stored", "id": -1},
+    ],
+    ids=str,
+)
+async def test_what_could_not_be_sent_here_is_no_message(broker, other, fields):
+    message = {"kind": "published", "from": "x/0", "channel": "loose-a", "type": "m", "data": "1"}
+    async with streaming("loose-a") as client:
+        broker.listener.receive(json.dumps({**message, "sequence": 1, **fields}))
+        assert (await client.next()).type == "stream-reset"
         other(broker, event("1"))
         assert (await client.next()).data == "1"
 
