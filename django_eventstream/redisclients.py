@@ -14,6 +14,9 @@ Imported only where Redis is used.
 
 from __future__ import annotations
 
+# What resolving a host imports when it is first done. A process that forks while another thread
+# is importing it leaves its child with a half of it, which then resolves no host at all.
+import encodings.idna  # noqa: F401
 from collections.abc import Mapping
 from typing import Any
 

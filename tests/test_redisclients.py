@@ -1,6 +1,7 @@
 """Clients for Redis are made from every form of configuration."""
 
 import importlib
+import subprocess
 import sys
 import traceback
 
@@ -131,3 +132,17 @@ def test_missing_package_names_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(ImproperlyConfigured, match=r"pip install django-eventstream\[redis\]"):
         importlib.import_module(redisclients.__name__)
+
+
+def test_resolving_a_host_imports_nothing_more():
+    """A child that was forked in the middle of that import resolved no host."""
+    code = "import sys, django_eventstream.redisclients; assert 'encodings.idna' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_messages_wait_for_a_cluster_that_is_down(settings):
+    settings.EVENTSTREAM_REDIS = {"cluster": True, "host": "127.0.0.1", "port": free_port()}
+    broker = RedisBroker()
+    broker.publish(enclose(Revoked("1", "a")), wait=True)
+    assert broker._outbox._is_busy()
+    broker.close()
