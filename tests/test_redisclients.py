@@ -11,7 +11,11 @@ import redis.asyncio
 from django.core.exceptions import ImproperlyConfigured
 
 from django_eventstream import redisclients
+from django_eventstream.brokers import enclose
+from django_eventstream.brokers.redis import RedisBroker
+from django_eventstream.messages import Revoked
 from django_eventstream.redisclients import get_async_client, get_client, read_config
+from tests.processes import free_port
 
 
 def kwargs_of(config, **overrides):

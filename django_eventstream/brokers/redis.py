@@ -135,7 +135,7 @@ class _Publisher:
                 for envelope in envelopes:
                     pipeline.publish(self._channel, envelope.text)
                 pipeline.execute()
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, redis.RedisClusterException, OSError) as error:
             # What it has published all the same is a repeat, which listeners drop.
             raise Unreachable(f"{type(error).__name__}: {error}", sent=False) from error
 
