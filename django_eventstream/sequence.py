@@ -140,11 +140,9 @@ class Resequencer:
 
     def _find_lane(self, channel: str, sender: str) -> Lane:
         _, lanes = self._channels[channel]
-        lane = lanes.get(sender)
-        if lane is None:
-            lane = lanes[sender] = Lane()
-            if len(lanes) > MAX_SENDERS:
-                self._waiting.pop(lanes.pop(next(iter(lanes))), None)
+        lane = lanes[sender] = lanes.pop(sender) if sender in lanes else Lane()
+        if len(lanes) > MAX_SENDERS:  # the one that was silent for longest goes
+            self._waiting.pop(lanes.pop(next(iter(lanes))), None)
         return lane
 
     def _pass_over(

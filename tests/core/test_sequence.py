@@ -254,6 +254,16 @@ def test_a_count_from_before_anybody_listened_ends_the_waiting(late_receiver):
     assert not late_receiver.is_waiting
 
 
+def test_of_very_many_senders_those_that_are_silent_are_forgotten(receiver, monkeypatch):
+    monkeypatch.setattr(sequence, "MAX_SENDERS", 2)
+    steady = Sequencer("steady")
+    for number in range(4):
+        for sender in (steady, Sequencer(f"short-lived-{number}")):
+            message = event((sender.sender, number))
+            assert receiver.receive(sender.enclose(message, number), number) == [message]
+    assert not receiver.is_waiting
+
+
 @settings(max_examples=300)
 @given(st.data())
 def test_whatever_a_broker_does_nothing_is_repeated_reordered_or_lost_in_silence(data):
