@@ -62,13 +62,12 @@ async def run_request(function: Callable[P, T], *args: P.args, **kwargs: P.kwarg
             release_request_thread()
 
 
-def run_in_background(function: Callable[[], object]) -> None:
+def run_in_background(function: Callable[[], object]) -> Future[object] | None:
     """Run a function that may use the database, some time soon, from any thread.
 
     Not while testing: it would see other data than the test, or keep its database open.
     """
-    if not is_testing():
-        _threads.submit(function)
+    return None if is_testing() else _threads.submit(function)
 
 
 def release_request_thread() -> None:

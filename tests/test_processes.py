@@ -265,3 +265,20 @@ def test_a_full_channel_layer_is_a_gap(shared_database, channel):
                     assert number == position + 1 or (is_told and number > position)
                     position, is_told = number, False
             assert resets
+
+
+def test_what_another_thread_writes_is_written_before_a_command_ends(shared_database, channel):
+    def run(code):
+        return manage(shared_database, "shell", "-c", code)
+
+    run(
+        "from django.db import transaction\n"
+        "from django_eventstream import send_event\n"
+        "with transaction.atomic():\n"
+        f"    send_event('loose-{channel}', 'message', 1, on_commit=False)"
+    )
+    texts = run(
+        "from django_eventstream.models import BrokerMessage\n"
+        "print(*BrokerMessage.objects.values_list('text', flat=True))"
+    )
+    assert f"loose-{channel}" in texts

@@ -12,8 +12,10 @@ import contextlib
 import logging
 import random
 import time
+from concurrent import futures
 from datetime import timedelta
 from functools import partial
+from multiprocessing.util import Finalize
 from typing import Any
 
 from django.db import DatabaseError, connections, router
@@ -26,6 +28,7 @@ from ..conf import settings
 from ..messages import Envelope, Published, Stored
 from ..transactions import in_transaction, run_short_transaction
 from .base import BrokerBase, Listener
+from .outbox import EXIT_PATIENCE
 
 logger = logging.getLogger("django_eventstream")
 
@@ -77,6 +80,12 @@ class DatabaseBroker(BrokerBase):
     listens = True
     is_lossy = False
 
+    def __init__(self) -> None:
+        # What is written by other threads.
+        self._late: set[futures.Future[object]] = set()
+        # So that a short command gets it out.
+        Finalize(None, self.flush, [EXIT_PATIENCE], exitpriority=0)
+
     @property
     def using(self) -> str:
         """The database's alias."""
@@ -94,7 +103,10 @@ class DatabaseBroker(BrokerBase):
             return
         carry = partial(self._notify_event if is_logged else self._write, envelope)
         if _is_on_loop() or in_transaction(self.using):
-            threads.run_in_background(partial(_carry_late, carry))
+            late = threads.run_in_background(partial(_carry_late, carry))
+            if late is not None:
+                self._late.add(late)
+                late.add_done_callback(self._late.discard)
         else:
             carry()
 
@@ -121,6 +133,10 @@ class DatabaseBroker(BrokerBase):
             if following is not None:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
+
+    def flush(self, timeout: float) -> None:
+        """Wait for what other threads write."""
+        futures.wait(self._late.copy(), timeout)
 
     # Inside, sending
 
