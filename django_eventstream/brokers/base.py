@@ -34,7 +34,7 @@ class BrokerBase:
     ``django_eventstream.testing.BrokerContractTests`` checks an implementation that listens.
     """
 
-    #: Whether other processes hear what is published; a method or property may decide.
+    #: Whether other processes hear what is published; a property may decide.
     reaches_other_processes: bool = True
 
     #: Whether ``listen`` is to be called in processes with streams.
