@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import threading
 
 import pytest
@@ -11,7 +12,8 @@ from django.db import DatabaseError
 from django_eventstream import brokers
 from django_eventstream.brokers import BrokerBase
 from django_eventstream.brokers.database import BATCH, DatabaseBroker, Place
-from django_eventstream.messages import Revoked, Tally
+from django_eventstream.checks import check_settings
+from django_eventstream.messages import Envelope, Revoked, Tally
 
 
 class Unsteady(BrokerBase):
@@ -114,3 +116,43 @@ async def test_what_was_read_is_heard_although_the_table_cannot_be_trimmed(setti
     task.cancel()
     await asyncio.wait({task})
     assert listener.texts == ["first"]
+
+
+def test_sender_is_not_failed_where_no_thread_can_be_started(unsteady, monkeypatch):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        Unsteady.failures = 1
+        brokers.publish(Revoked("1", "a"))
+    brokers._sender.tally_later([unsteady])  # it is tried again
+    unsteady.wait_for(1)
+    assert isinstance(unsteady.carried[0], Tally)
+
+
+def test_counts_are_told_at_the_end_of_a_child_of_multiprocessing(unsteady, monkeypatch):
+    monkeypatch.setattr(brokers, "TALLY_DELAY", 60)
+    context = multiprocessing.get_context("fork")
+    told = context.SimpleQueue()
+    monkeypatch.setattr(Unsteady, "is_lossy", True)
+    monkeypatch.setattr(
+        Unsteady, "publish", lambda self, envelope, wait=False: told.put(envelope.text)
+    )
+    child = context.Process(target=brokers.publish, args=[Revoked("1", "a")])
+    child.start()
+    child.join(20)
+    kinds = [Envelope.from_text(told.get()).message.__class__ for _ in range(2)]
+    assert kinds == [Revoked, Tally]
+
+
+class Unmakeable(BrokerBase):
+    def __init__(self):
+        raise OSError("no such host")
+
+
+def test_sender_is_not_failed_by_a_broker_that_cannot_be_made(settings, caplog):
+    settings.EVENTSTREAM_BROKER = f"{__name__}.Unmakeable"
+    brokers.publish(Revoked("1", "a"))
+    assert "no such host" in caplog.text
+    assert [error.id for error in check_settings()] == ["django_eventstream.E009"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -77,7 +78,9 @@ def get_brokers() -> tuple[BrokerBase, ...]:
 def _make(name: str) -> BrokerBase:
     try:
         broker = import_string(SHORT_NAMES.get(name, name))()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except ImproperlyConfigured:
+        raise
+    except Exception as error:  # of whatever type a broker of the project's own has
         raise ImproperlyConfigured(
             f"EVENTSTREAM_BROKER: {name!r} cannot be loaded ({error}); name one of "
             f"{', '.join(SHORT_NAMES)}, or give the dotted path of a broker."
@@ -103,9 +106,7 @@ class _Sender:
         self._timer: threading.Timer | None = None
         # The brokers that are to carry the counts; a dict for its order.
         self._due: dict[BrokerBase, None] = {}
-        # What is left at the end of the process goes before the outboxes are flushed, which
-        # have a lower priority.
-        Finalize(None, self._tell_counts, exitpriority=10)
+        self._finalizer: Finalize | None = None
         #: Brokers that failed, so that each outage is logged once.
         self.failing: set[BrokerBase] = set()
 
@@ -122,9 +123,16 @@ class _Sender:
         with self._lock:
             self._due.update(dict.fromkeys(brokers))
             if self._due and self._timer is None:
-                self._timer = threading.Timer(TALLY_DELAY, self._tally)
-                self._timer.daemon = True
-                self._timer.start()
+                if self._finalizer is None:
+                    # What is left at the end of the process goes before the outboxes are
+                    # flushed, which have a lower priority. Not before there is something:
+                    # multiprocessing's children forget what was there when they began.
+                    self._finalizer = Finalize(None, self._tell_counts, exitpriority=10)
+                timer = threading.Timer(TALLY_DELAY, self._tally)
+                timer.daemon = True
+                with contextlib.suppress(RuntimeError):  # there is no thread to be had
+                    timer.start()
+                    self._timer = timer
 
     def _tally(self) -> None:
         """Tell the counts, again where that fails; on the timer's thread."""
