@@ -83,6 +83,8 @@ class Hub:
         self._storage = storage
         self._feeds: dict[str, Feed] = {}
         self._streams: dict[Feed, set[Stream]] = {}
+        # Those whose permission is going to be checked again.
+        self._suspects: set[Stream] = set()
         #: How many streams there are.
         self.count = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -256,10 +258,15 @@ class Hub:
                 feed.receive_gap()
                 self._wake(feed)
                 streams |= self._streams[feed]
-        for stream in streams:
-            self._loop.call_later(random.uniform(0, RECHECK_SPREAD), stream.recheck)
+        for stream in streams - self._suspects:  # however many gaps there are meanwhile
+            self._suspects.add(stream)
+            self._loop.call_later(random.uniform(0, RECHECK_SPREAD), self._recheck, stream)
         if self._storage is not None and streams:
             self._start(self._refresh())
+
+    def _recheck(self, stream: Stream) -> None:
+        self._suspects.discard(stream)
+        stream.recheck()
 
     # Inside: the log
 

@@ -21,6 +21,8 @@ READY_PATIENCE = 3.0
 #: The first and the longest pause, in seconds, between tries to listen.
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 5.0
+#: Every how many seconds it is logged, at most, that something came which is no message.
+REPORT_INTERVAL = 60.0
 
 
 class Listening:
@@ -43,6 +45,7 @@ class Listening:
         self._start = start
         self._resequencer = Resequencer()
         self._is_settling = False
+        self._silent_until = 0.0
         self._attempts: list[asyncio.Future[None]] = []
         #: Since when, by ``time.monotonic``, nothing is missed; None: not before now.
         self.since: float | None = None
@@ -108,7 +111,10 @@ class Listening:
         try:
             envelope = Envelope.from_text(text)
         except Unreadable as error:
-            logger.warning("A broker carried what is no message: %s", error)
+            now = time.monotonic()
+            if now >= self._silent_until:
+                self._silent_until = now + REPORT_INTERVAL
+                logger.warning("A broker carried what is no message: %.200s", error)
             self._deliver(Gap())
             return
         if brokers.is_own(envelope):

@@ -135,6 +135,22 @@ async def test_what_is_no_message_is_a_gap(broker, other, caplog):
         assert (await client.next()).data == "1"
 
 
+async def test_very_much_that_is_no_message_is_logged_once_and_checked_once(broker, caplog):
+    user = await get_user_model().objects.acreate_user("u")
+    async with streaming("loose-a", user=user) as client:
+        Manager.checks.clear()
+        for _ in range(200):
+            broker.listener.receive(b"\xff" * 10_000)
+        assert (await client.next()).type == "stream-reset"
+        pull = asyncio.ensure_future(client.next())
+        await reached(lambda: Manager.checks)
+        await asyncio.sleep(2 * hub.RECHECK_SPREAD)
+        pull.cancel()
+        assert caplog.text.count("what is no message") == 1
+        assert len(caplog.text) < 1000
+        assert len(Manager.checks) == 1
+
+
 @pytest.mark.parametrize(
     "fields",
     [
