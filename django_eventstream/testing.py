@@ -342,6 +342,13 @@ class _BrokerContract:
         self.publish(*events, wait=True)
         self.check_heard(ears, "a", events)
 
+    def test_publishing_on_an_event_loop_raises_nothing(self) -> None:
+        async def publish() -> None:
+            self.publish(*self.events(3))
+
+        asyncio.run(publish())
+        self.broker.flush(5.0)
+
     def test_threads_may_publish_at_once(self) -> None:
         ears = self.listen()
         events = self.events(40)

@@ -55,7 +55,9 @@ class BrokerBase:
         return ()
 
     def publish(self, envelope: Envelope, *, wait: bool = False) -> None:
-        """Carry a message to every process with streams; called from any thread.
+        """Carry a message to every process with streams.
+
+        Called from any thread, also on event loops, which it must not hold up.
 
         ``envelope.text`` is what their ``listen`` is to hand on, ``envelope.message`` the
         message itself. Returns at once, unless ``wait``: then after the message was handed on,
