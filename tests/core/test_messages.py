@@ -16,14 +16,17 @@ from django_eventstream.messages import (
     Tally,
     Unreadable,
 )
+from django_eventstream.sse import clean_field
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 ids = st.integers(1, 2**63 - 1)
-events = st.builds(Event, texts, texts, texts, st.none() | ids, st.frozensets(texts, max_size=3))
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+types = texts.map(clean_field)
+events = st.builds(Event, names, types, texts, st.none() | ids, st.frozensets(texts, max_size=3))
 messages = st.one_of(
     st.builds(Published, events),
-    st.builds(Stored, texts, ids),
-    st.builds(Revoked, st.none() | texts, texts),
+    st.builds(Stored, names, ids),
+    st.builds(Revoked, st.none() | texts, names),
     st.builds(Gap, st.none() | texts),
     st.builds(Tally, st.dictionaries(texts, st.tuples(ids, st.floats(0, 1e6)), max_size=3)),
 )
