@@ -100,7 +100,8 @@ class Envelope:
             fields |= {"kind": "tally", "counts": dict(message.counts)}
         else:
             fields["kind"] = "gap"
-        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+        # In ASCII, as json does by default: there are databases that hold nothing else.
+        return json.dumps(fields, separators=(",", ":"))
 
     @classmethod
     def from_text(cls, text: str | bytes) -> Envelope:

@@ -23,7 +23,7 @@ from django_eventstream.brokers.memory import MemoryBroker
 from django_eventstream.brokers.redis import RedisBroker
 from django_eventstream.checks import check_deployment, check_settings
 from django_eventstream.event import Event
-from django_eventstream.messages import Published, Revoked, Stored, Tally
+from django_eventstream.messages import Envelope, Published, Revoked, Stored, Tally
 from django_eventstream.models import BrokerMessage
 from django_eventstream.sequence import Sequencer
 from django_eventstream.storage import get_storage
@@ -133,6 +133,15 @@ async def test_what_is_no_message_is_a_gap(broker, other, caplog):
         assert "what is no message" in caplog.text
         other(broker, event("1"))
         assert (await client.next()).data == "1"
+
+
+def test_what_is_written_to_the_database_is_ascii():
+    """Tables on MariaDB and MySQL may have a character set without what names and texts have."""
+    kick = Revoked("\U0001f600", "loose-\U0001f600")
+    DatabaseBroker().publish(enclose(kick))
+    text = BrokerMessage.objects.get().text
+    assert text.isascii()
+    assert Envelope.from_text(text).message == kick
 
 
 async def test_very_much_that_is_no_message_is_logged_once_and_checked_once(broker, caplog):
