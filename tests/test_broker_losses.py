@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import threading
+import time
 
 import pytest
 from django.db import DatabaseError
 
 from django_eventstream import brokers
-from django_eventstream.brokers import BrokerBase
+from django_eventstream.brokers import BrokerBase, outbox
 from django_eventstream.brokers.database import BATCH, DatabaseBroker, Place
+from django_eventstream.brokers.outbox import Unreachable
 from django_eventstream.checks import check_settings
 from django_eventstream.messages import Envelope, Revoked, Tally
 
@@ -144,6 +146,30 @@ def test_counts_are_told_at_the_end_of_a_child_of_multiprocessing(unsteady, monk
     child.join(20)
     kinds = [Envelope.from_text(told.get()).message.__class__ for _ in range(2)]
     assert kinds == [Revoked, Tally]
+
+
+class _Never:
+    name = "nowhere"
+
+    def carry(self, envelopes):
+        raise Unreachable("down")
+
+    def tell_losses(self, lost):
+        raise Unreachable("down")
+
+
+def test_a_process_that_ends_waits_for_all_its_outboxes_together(monkeypatch):
+    monkeypatch.setattr(outbox, "EXIT_PATIENCE", 0.3)
+    monkeypatch.setattr(outbox, "_exit", None)
+    outboxes = [outbox.Outbox(_Never()) for _ in range(4)]
+    for each in outboxes:
+        each.put(brokers.enclose(Revoked("1", "a"))).result(5)
+    began = time.monotonic()
+    for each in outboxes:
+        outbox._flush_at_exit(each)
+    assert 0.25 < time.monotonic() - began < 0.6
+    for each in outboxes:
+        each.close()
 
 
 class Unmakeable(BrokerBase):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -115,7 +117,7 @@ class Outbox:
         self._thread: threading.Thread | None = None
         # Also at the end of multiprocessing's children, where atexit is not called; and not in
         # a forked child, which has no thread that would empty it.
-        Finalize(None, self.flush, [EXIT_PATIENCE], exitpriority=0)
+        Finalize(None, _flush_at_exit, [self], exitpriority=0)
 
     def put(self, envelope: Envelope) -> Future[None]:
         """Have a message published.
@@ -266,3 +268,14 @@ class Outbox:
             if not lost:
                 self._batch = []
             self._changed.notify_all()
+
+
+# When the process that ends stops waiting, for all of its outboxes together; and its id.
+_exit: tuple[int, float] | None = None
+
+
+def _flush_at_exit(outbox: Outbox) -> None:
+    global _exit
+    if _exit is None or _exit[0] != os.getpid():
+        _exit = os.getpid(), time.monotonic() + EXIT_PATIENCE
+    outbox.flush(max(0.0, _exit[1] - time.monotonic()))
