@@ -82,3 +82,8 @@ class EventDoesNotExist(EventStreamError):
 
 class StorageUnavailable(EventStreamError):
     """The log could not be read; the cause is chained."""
+
+
+def describe(error: Exception) -> str:
+    """Return an error for the log: the repr of redis-py's does not say what they do."""
+    return f"{type(error).__name__}: {error}"

@@ -23,7 +23,12 @@ from typing import Any, Protocol
 from . import brokers, threads
 from .conf import settings
 from .event import Event
-from .exceptions import EventDoesNotExist, EventPermissionError, StorageUnavailable
+from .exceptions import (
+    EventDoesNotExist,
+    EventPermissionError,
+    StorageUnavailable,
+    describe,
+)
 from .feed import Entry, Feed
 from .listening import Listening
 from .messages import Gap, Message, Published, Revoked, Stored
@@ -382,7 +387,9 @@ class Hub:
                     self._wake(feed)
         except Exception as error:
             # The next poll finds the feed behind again.
-            logger.warning("Channel %r: cannot read the event log: %r", feed.channel, error)
+            logger.warning(
+                "Channel %r: cannot read the event log: %s", feed.channel, describe(error)
+            )
         finally:
             self._filling.discard(feed)
 
@@ -407,7 +414,7 @@ class Hub:
                 trim_log_now_and_then()
             except Exception as error:  # whatever it is, the poll must go on
                 if not failures:
-                    logger.warning("Cannot read the event log, trying again: %r", error)
+                    logger.warning("Cannot read the event log, trying again: %s", describe(error))
                 failures = min(failures + 1, 10)
             else:
                 if failures:
@@ -610,6 +617,6 @@ def _fail(answer: asyncio.Future[Any], error: Exception) -> None:
 
 
 def _unavailable(error: Exception) -> StorageUnavailable:
-    unavailable = StorageUnavailable(f"The event log cannot be read: {error!r}")
+    unavailable = StorageUnavailable(f"The event log cannot be read: {describe(error)}")
     unavailable.__cause__ = error
     return unavailable

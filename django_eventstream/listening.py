@@ -11,6 +11,7 @@ from typing import Any
 
 from . import brokers
 from .brokers.base import BrokerBase
+from .exceptions import describe
 from .messages import Envelope, Gap, Message, Revoked, Unreadable
 from .sequence import PATIENCE, Resequencer
 
@@ -84,18 +85,18 @@ class Listening:
         pause = FIRST_PAUSE
         while True:
             listener.is_connected = False
-            error: object = "it ended"
+            error = "it ended"
             try:
                 await broker.listen(listener)
             except Exception as caught:
-                error = caught
+                error = describe(caught)
             if listener.is_connected:
                 pause = FIRST_PAUSE
                 is_told = False
             listener.finish()
             if not is_told:
                 is_told = True
-                logger.warning("%s does not hear other processes, trying again: %r", name, error)
+                logger.warning("%s does not hear other processes, trying again: %s", name, error)
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(pause * 2, LONGEST_PAUSE)
 

@@ -198,6 +198,7 @@ async def test_lost_connection_is_made_again_and_told_as_a_gap(broker, other, ca
         broker.broken.set_exception(ConnectionError("reset"))
         await reached(lambda: broker.attempts >= 4)
         assert caplog.text.count("does not hear other processes") == 1
+        assert "ConnectionError: reset" in caplog.text
         broker.refuses = False
         assert (await client.next()).type == "stream-reset"
         other(broker, event("after"))
