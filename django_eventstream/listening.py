@@ -58,7 +58,7 @@ class Listening:
         self.since = None
         for broker in all_brokers:
             if broker.listens:
-                listener = _Listener(self, self._loop.create_future())
+                listener = _Listener(self, type(broker).__name__, self._loop.create_future())
                 self._attempts.append(listener.tried)
                 self._start(self._supervise(broker, listener))
 
@@ -81,7 +81,6 @@ class Listening:
 
     async def _supervise(self, broker: BrokerBase, listener: _Listener) -> None:
         name = type(broker).__name__
-        is_told = False
         pause = FIRST_PAUSE
         while True:
             listener.is_connected = False
@@ -92,10 +91,9 @@ class Listening:
                 error = describe(caught)
             if listener.is_connected:
                 pause = FIRST_PAUSE
-                is_told = False
             listener.finish()
-            if not is_told:
-                is_told = True
+            if not listener.is_failing:
+                listener.is_failing = True
                 logger.warning("%s does not hear other processes, trying again: %s", name, error)
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(pause * 2, LONGEST_PAUSE)
@@ -141,16 +139,22 @@ class Listening:
 class _Listener:
     """What one broker tells what it hears."""
 
-    def __init__(self, listening: Listening, tried: asyncio.Future[None]) -> None:
+    def __init__(self, listening: Listening, name: str, tried: asyncio.Future[None]) -> None:
         self._listening = listening
+        self._name = name
         #: Done after the first try to connect.
         self.tried = tried
         self.is_connected = False
+        #: Whether it was logged that it cannot listen.
+        self.is_failing = False
 
     def connected(self) -> None:
         """Note that from now on every message is heard."""
         again = self.tried.done() or self._listening.is_late
         self.is_connected = True
+        if self.is_failing:
+            self.is_failing = False
+            logger.warning("%s hears other processes again.", self._name)
         self._listening.note_connected(again=again)
         self.finish()
 

@@ -201,6 +201,7 @@ async def test_lost_connection_is_made_again_and_told_as_a_gap(broker, other, ca
         assert "ConnectionError: reset" in caplog.text
         broker.refuses = False
         assert (await client.next()).type == "stream-reset"
+        assert caplog.text.count("Broker hears other processes again") == 1
         other(broker, event("after"))
         assert (await client.next()).data == "after"
         pull = asyncio.ensure_future(client.next())
