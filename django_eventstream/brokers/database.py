@@ -18,7 +18,8 @@ from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any
 
-from django.db import DatabaseError, connections, router
+from django.db import Error as DatabaseError
+from django.db import connections, router
 from django.db.models import Max, Q
 from django.utils import timezone
 from django.utils.module_loading import import_string

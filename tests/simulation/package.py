@@ -186,7 +186,7 @@ def played():
         (threads, "release_request_thread", lambda: None),
         (shutdown, "install", lambda: None),
         (shutdown, "is_stopping", lambda: _world.scheduler.current.is_stopping),
-        (streaming, "disconnect", lambda task, scope: task.cancel()),
+        (streaming, "disconnect", lambda task, scope, is_last: task.cancel()),
         (threads, "release_connections", lambda: None),
         (eventstream, "publish", note_publish),
         (eventstream, "in_transaction", _in_transaction),

@@ -19,7 +19,7 @@ from .plan import FAULTS, make_plan
 from .runner import digest, pick, report, run_plan, run_seeds, shrink
 
 #: How many runs are a sample. By hand: python -m tests.simulation
-SAMPLE = 600
+SAMPLE = 1200
 
 
 @pytest.mark.slow
