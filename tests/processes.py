@@ -24,6 +24,10 @@ from tests.core.sseparser import SSEParser
 _, _most = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(_most, 65_536), _most))
 
+# A shell has what it starts in the background ignore SIGINT, and processes inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 #: For how many seconds anything may take before a test fails.
 TIMEOUT = 20.0
 
