@@ -19,7 +19,9 @@ class _OnServer(BrokerContractTests):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.server = cls.enterClassContext(cls.run_server())
+        context = cls.run_server()
+        cls.server = context.__enter__()
+        cls.addClassCleanup(context.__exit__, None, None, None)
 
     def setUp(self):
         settings = override_settings(**self.settings())
