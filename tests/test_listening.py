@@ -12,7 +12,7 @@ from datetime import timedelta
 import pytest
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError, transaction
+from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 
 from django_eventstream import brokers, channel_permission_changed, hub, listening, send_event
@@ -488,7 +488,12 @@ async def test_sending_on_an_event_loop_does_not_block_it(database, monkeypatch)
     monkeypatch.setattr("django_eventstream.threads.run_in_background", carried.append)
     send_event("loose-a", "message", 1)
     (carry,) = carried
-    await asyncio.to_thread(carry)
+
+    def work():
+        carry()
+        connections.close_all()  # of this thread
+
+    await asyncio.to_thread(work)
     assert await BrokerMessage.objects.acount() == 1
 
 
