@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent import futures
 from typing import Any
 
 from channels import DEFAULT_CHANNEL_LAYER
@@ -17,22 +15,20 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..messages import Envelope, Gap
 from . import enclose
-from .base import BrokerBase, Listener
-from .outbox import Outbox, Unreachable
-
-logger = logging.getLogger("django_eventstream")
+from .base import Listener
+from .outbox import Outbox, OutboxBroker, Unreachable
 
 #: The group of all processes with streams, and the type of its messages.
 GROUP = "django_eventstream"
 TYPE = "eventstream.message"
-#: For how many seconds a sender waits that wants to, and the layer may take for a message.
+#: For how many seconds the layer may take for a message.
 PATIENCE = 5.0
 #: Every how many seconds a listener joins the group again: a layer forgets its members in time,
 #: or when its server is flushed.
 JOIN_INTERVAL = 30.0
 
 
-class ChannelsBroker(BrokerBase):
+class ChannelsBroker(OutboxBroker):
     """Sends to a group of the channel layer.
 
     What a full layer drops is a hole in the sequence.
@@ -47,7 +43,7 @@ class ChannelsBroker(BrokerBase):
                 f"CHANNEL_LAYERS has no {DEFAULT_CHANNEL_LAYER!r} layer, which the Channels "
                 "broker of EVENTSTREAM_BROKER needs: configure one, such as channels_redis."
             )
-        self._outbox = Outbox(_Sender(self._layer))
+        self.outboxes = [Outbox(_Sender(self._layer))]
 
     @property
     def reaches_other_processes(self) -> bool:  # type: ignore[override]
@@ -64,12 +60,6 @@ class ChannelsBroker(BrokerBase):
                 "EVENTSTREAM_BROKER to 'memory' if there is one process only.",
                 id="django_eventstream.W009",
             )
-
-    def publish(self, envelope: Envelope, *, wait: bool = False) -> None:
-        """Have a message sent to the group."""
-        taken = self._outbox.put(envelope)
-        if wait and futures.wait([taken], PATIENCE).not_done:
-            logger.warning("The channel layer has not taken an event in %g s yet", PATIENCE)
 
     async def listen(self, listener: Listener) -> None:
         """Join the group, and hand on what comes."""
@@ -96,14 +86,6 @@ class ChannelsBroker(BrokerBase):
                 await asyncio.wait({receiving}, timeout=0.1)
             with contextlib.suppress(Exception):  # the layer, out of reach, forgets us in time
                 await asyncio.wait_for(self._layer.group_discard(GROUP, channel), PATIENCE)
-
-    def flush(self, timeout: float) -> None:
-        """Wait until the layer has taken all."""
-        self._outbox.flush(timeout)
-
-    def close(self) -> None:
-        """End the outbox's thread."""
-        self._outbox.close()
 
 
 class _Sender:

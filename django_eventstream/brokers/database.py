@@ -33,7 +33,7 @@ from .outbox import EXIT_PATIENCE
 
 logger = logging.getLogger("django_eventstream")
 
-#: The name that is notified on; ``brokers.postgresql``, which knows it too, is optional.
+#: The name that is notified on.
 NOTIFIED = "django_eventstream"
 #: For how many seconds the first streams wait until messages come at once, and need no polling.
 NOTIFY_PATIENCE = 1.0
@@ -96,7 +96,7 @@ class DatabaseBroker(BrokerBase):
         """Write a message where it is found.
 
         Not in the caller's transaction, which may last, or be rolled back, nor on an event
-        loop; there it is done a little later, by another thread.
+        loop; there it is done a little later, by another thread, also if the sender would wait.
         """
         message = envelope.message
         is_logged = isinstance(message, Published) and message.event.id is not None

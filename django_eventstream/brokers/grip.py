@@ -20,7 +20,6 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent import futures
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -37,8 +36,7 @@ from ..exceptions import EventPermissionError
 from ..feed import Entry
 from ..messages import Envelope, Published, Revoked
 from ..sse import encode_error, encode_id, encode_reset
-from .base import BrokerBase
-from .outbox import Outbox, Refused, Unreachable
+from .outbox import Outbox, OutboxBroker, Refused, Unreachable
 
 logger = logging.getLogger("django_eventstream")
 
@@ -320,25 +318,15 @@ def _is_refusal(error: requests.RequestException) -> bool:
 # The broker
 
 
-class GripBroker(BrokerBase):
+class GripBroker(OutboxBroker):
     """Publishes to each of the project's proxies, from a thread of its own for each."""
 
     is_lossy = False  # a proxy counts by itself
+    patience = sum(TIMEOUT)
     handoff = "django_eventstream.grip.hand_over"
 
     def __init__(self) -> None:
-        self._outboxes = [Outbox(proxy) for proxy in map(_connect, get_configs()) if proxy]
-
-    def flush(self, timeout: float) -> None:
-        """Wait until the proxies have taken all."""
-        deadline = time.monotonic() + timeout
-        for outbox in self._outboxes:
-            outbox.flush(max(0.0, deadline - time.monotonic()))
-
-    def close(self) -> None:
-        """End the outboxes' threads."""
-        for outbox in self._outboxes:
-            outbox.close()
+        self.outboxes = [Outbox(proxy) for proxy in map(_connect, get_configs()) if proxy]
 
     def check(self) -> Iterable[checks.CheckMessage]:
         """Check GRIP_PREFIX, and that Pushpin holds streams with so many channels."""
@@ -363,12 +351,6 @@ class GripBroker(BrokerBase):
                 "can_read_channel() refuse user None, and silence this check.",
                 id="django_eventstream.W005",
             )
-
-    def publish(self, envelope: Envelope, *, wait: bool = False) -> None:
-        """Publish a message, or wait until every proxy took it or turned out unreachable."""
-        taken = [outbox.put(envelope) for outbox in self._outboxes]
-        if wait and futures.wait(taken, sum(TIMEOUT)).not_done:
-            logger.warning("A GRIP proxy has not taken an event in %s s yet", sum(TIMEOUT))
 
 
 def _connect(config: Mapping[str, Any]) -> Proxy | None:

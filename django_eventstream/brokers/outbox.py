@@ -9,12 +9,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent import futures
 from concurrent.futures import Future
 from itertools import islice
 from multiprocessing.util import Finalize
 from typing import NamedTuple, Protocol
 
 from ..messages import Envelope, Gap, Published
+from .base import BrokerBase
 
 logger = logging.getLogger("django_eventstream")
 
@@ -279,3 +281,32 @@ def _flush_at_exit(outbox: Outbox) -> None:
     if _exit is None or _exit[0] != os.getpid():
         _exit = os.getpid(), time.monotonic() + EXIT_PATIENCE
     outbox.flush(max(0.0, _exit[1] - time.monotonic()))
+
+
+class OutboxBroker(BrokerBase):
+    """A broker whose messages go out from threads of their own; it sets ``outboxes``.
+
+    So no sender waits for a server, on an event loop neither.
+    """
+
+    outboxes: Sequence[Outbox] = ()
+    #: For how many seconds a sender waits that wants to.
+    patience = 5.0
+
+    def publish(self, envelope: Envelope, *, wait: bool = False) -> None:
+        """Have a message carried, or wait until it was, or every server turned out unreachable."""
+        taken = [outbox.put(envelope) for outbox in self.outboxes]
+        if wait and futures.wait(taken, self.patience).not_done:
+            name = type(self).__name__
+            logger.warning("%s: an event is not taken after %g s yet", name, self.patience)
+
+    def flush(self, timeout: float) -> None:
+        """Wait until all has been taken."""
+        deadline = time.monotonic() + timeout
+        for outbox in self.outboxes:
+            outbox.flush(max(0.0, deadline - time.monotonic()))
+
+    def close(self) -> None:
+        """End the outboxes' threads."""
+        for outbox in self.outboxes:
+            outbox.close()

@@ -11,7 +11,7 @@ import logging
 import random
 import uuid
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import psycopg
 from django.db import connections
@@ -19,6 +19,7 @@ from django.db import connections
 from .. import threads
 from ..conf import settings
 from .base import Listener
+from .database import NOTIFIED, DatabaseBroker
 
 logger = logging.getLogger("django_eventstream")
 
@@ -34,27 +35,12 @@ PAUSE_WITHOUT = 300.0
 KEEP_ALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
-#: The name that is notified on.
-NOTIFIED = "django_eventstream"
-
-
-class Broker(Protocol):
-    """What is needed of the database broker."""
-
-    @property
-    def using(self) -> str:
-        """The database's alias."""
-
-    def notify(self, payload: str) -> None:
-        """Notify all processes."""
-
-
 class _Deaf(Exception):
     """Notifications do not arrive."""
 
 
 async def follow(
-    broker: Broker, listener: Listener, wake: asyncio.Event, settled: asyncio.Event
+    broker: DatabaseBroker, listener: Listener, wake: asyncio.Event, settled: asyncio.Event
 ) -> None:
     """Give the listener what is notified, for as long as the task runs.
 
@@ -93,7 +79,7 @@ async def follow(
 
 
 async def _follow_once(
-    broker: Broker,
+    broker: DatabaseBroker,
     listener: Listener,
     wake: asyncio.Event,
     note_success: Callable[[], None],

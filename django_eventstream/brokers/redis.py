@@ -5,10 +5,8 @@ All processes of a project share one Redis channel.
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Mapping, Sequence
-from concurrent import futures
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -17,23 +15,19 @@ from .. import redisclients
 from ..conf import settings
 from ..messages import Envelope, Gap
 from . import enclose
-from .base import BrokerBase, Listener
-from .outbox import Outbox, Unreachable
+from .base import Listener
+from .outbox import Outbox, OutboxBroker, Unreachable
 
 # isort: split
 import redis  # behind redisclients, which says what to do where it is missing
 import redis.asyncio
 
-logger = logging.getLogger("django_eventstream")
-
-#: For how many seconds a sender waits that wants to.
-PATIENCE = 5.0
 #: After how many idle seconds a listener asks whether Redis is still there, and how long it may
 #: take to answer. Nothing else ends a connection that is idle.
 PING_INTERVAL = 15.0
 
 
-class RedisBroker(BrokerBase):
+class RedisBroker(OutboxBroker):
     """Publishes from a thread of its own, so that senders never wait for Redis."""
 
     listens = True
@@ -49,13 +43,7 @@ class RedisBroker(BrokerBase):
         self._options = redisclients.read_config(config, setting)
         # Redis has one space of names for all of its numbered databases.
         self._channel = f"django_eventstream:{self._options.get('db') or 0}"
-        self._outbox = Outbox(_Publisher(self._options, self._channel))
-
-    def publish(self, envelope: Envelope, *, wait: bool = False) -> None:
-        """Have a message published."""
-        taken = self._outbox.put(envelope)
-        if wait and futures.wait([taken], PATIENCE).not_done:
-            logger.warning("Redis has not taken an event in %g s yet", PATIENCE)
+        self.outboxes = [Outbox(_Publisher(self._options, self._channel))]
 
     async def listen(self, listener: Listener) -> None:
         """Subscribe, and hand on what comes."""
@@ -80,14 +68,6 @@ class RedisBroker(BrokerBase):
                         listener.connected()
         finally:
             await redisclients.aclose(client)
-
-    def flush(self, timeout: float) -> None:
-        """Wait until Redis has taken all."""
-        self._outbox.flush(timeout)
-
-    def close(self) -> None:
-        """End the outbox's thread."""
-        self._outbox.close()
 
     async def _get_client(self) -> redis.asyncio.Redis:
         """Return a client that can subscribe; it tells of a lost connection by an error."""
