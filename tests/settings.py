@@ -53,6 +53,9 @@ INSTALLED_APPS = [
     "django_eventstream",
     "tests.project",
 ]
+if os.environ.get("EVENTSTREAM_TEST_STATIC"):
+    INSTALLED_APPS.append("django.contrib.staticfiles")
+    STATIC_URL = "/static/"
 if os.environ.get("EVENTSTREAM_TEST_RUNSERVER") == "daphne":
     INSTALLED_APPS.insert(0, "daphne")
     ASGI_APPLICATION = "tests.project.asgi.through_channels"

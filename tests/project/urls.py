@@ -1,5 +1,6 @@
 """The endpoint, mounted in each way, and remote control for tests."""
 
+from django.contrib.staticfiles.views import serve as serve_static
 from django.urls import include, path, re_path
 
 import django_eventstream
@@ -31,4 +32,6 @@ urlpatterns = [
     path("forget/<str:channel>/<int:event_id>/", views.forget),
     path("threads/", views.threads),
     path("streams/", views.streams),
+    path("page/", views.page),
+    re_path(r"^static/(?P<path>.*)$", serve_static, {"insecure": True}),
 ]

@@ -19,6 +19,15 @@ from django_eventstream import (
 )
 from django_eventstream.models import Event
 
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>Test</title>
+<link rel="icon" href="data:,">
+<script src="/static/django_eventstream/reconnecting-eventsource.js"></script>
+</html>
+"""
+
 
 @csrf_exempt
 def send(request):
@@ -96,6 +105,11 @@ def threads(request):
 def streams(request):
     """Answer with the number of streams in this process, and its id."""
     return JsonResponse({"streams": hub.count_streams(), "process": os.getpid()})
+
+
+def page(request):
+    """Answer with a page for a browser, which has the classic scripts and nothing to see."""
+    return HttpResponse(PAGE)
 
 
 def wrapped(request):

@@ -1,0 +1,83 @@
+"""Chromium (Debian: ``chromium``), driven by Playwright, and the site whose pages it shows."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.processes import TIMEOUT, Site, serve
+
+FLAGS = [
+    "--disable-background-networking",
+    "--disable-breakpad",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--disable-sync",
+    "--no-proxy-server",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all of these as slow."""
+    for item in items:
+        if "tests/browser/" in item.path.as_posix():
+            item.add_marker(pytest.mark.slow)
+
+
+# Of this package, not of the session: Playwright keeps an event loop running in this thread, which
+# tests of asyncio and of Django's ORM outside this folder would stumble over.
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium")
+    assert program, "these tests need Chromium (on Debian: apt-get install chromium)"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program, headless=True, chromium_sandbox=False, args=FLAGS
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """One person's browser: its pages share cookies, locks and channels.
+
+    An exception that a page does not catch fails the test.
+    """
+    context = browser.new_context()
+    context.set_default_timeout(TIMEOUT * 1000)
+    errors: list[str] = []
+    context.on("weberror", lambda error: errors.append(str(error.error)))
+    yield context
+    context.close()
+    assert not errors
+
+
+@pytest.fixture
+def page(context: BrowserContext, site: Site) -> Page:
+    """A page of the site, empty but for what all tests need."""
+    return open_page(context, site)
+
+
+def open_page(context: BrowserContext, site: Site) -> Page:
+    """Open another page (a tab) of the site."""
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{site.port}/page/")
+    return page
+
+
+@pytest.fixture(params=["uvicorn", "daphne"])
+def server(request: pytest.FixtureRequest) -> str:
+    """The server's name; override it where one is enough."""
+    return str(request.param)
+
+
+@pytest.fixture
+def site(server: str, shared_database: str) -> Iterator[Site]:
+    """The tests' project with its static files and storage, in a process of its own."""
+    with serve(server, database=shared_database, EVENTSTREAM_TEST_STATIC="1") as site:
+        yield site
