@@ -5,8 +5,8 @@ const LONGEST_TIMER = 2 ** 31 - 1; // what setTimeout takes
 
 /** Pauses that double with each failure, up to a cap, and are never shorter than the server asks. */
 export class Backoff {
-  /** The pause that the server asked for by `retry:`, in milliseconds. @type {number} */
-  retry = 0;
+  /** The pause that the server asked for by `retry:`, in milliseconds. @type {number | undefined} */
+  retry;
   #cap;
   #failures = 0;
 
@@ -17,13 +17,20 @@ export class Backoff {
 
   /** Return the next pause in milliseconds. */
   next() {
-    const ceiling = Math.min(this.#cap, (this.retry || FIRST) * 2 ** this.#failures++);
-    // Random: the clients of a server that failed must not all come back at once.
-    const pause = Math.max(this.retry, ceiling * (0.5 + Math.random() / 2));
-    return Math.min(pause, LONGEST_TIMER);
+    const asked = this.retry ?? 0;
+    // From 0 no doubling would lead away.
+    const doubled = Math.max(1, this.retry ?? FIRST) * 2 ** this.#failures++;
+    // Random: the clients of a server that failed must not all come back at once; not even those
+    // that it asked to wait for longer than the cap.
+    const longest = Math.max(Math.min(this.#cap, doubled), asked * 1.25);
+    const shortest = Math.max(longest / 2, asked);
+    return Math.min(shortest + (longest - shortest) * Math.random(), LONGEST_TIMER);
   }
 
-  /** A connection stands: begin with short pauses again. */
+  /**
+   * Begin with short pauses again: the server works. An answer shows less than the first block:
+   * a server in trouble, or a proxy, may answer and end at once.
+   */
   reset() {
     this.#failures = 0;
   }

@@ -20,7 +20,7 @@ export class ResponseError extends Error {
  * @param {string} url
  * @param {RequestInit} options  Of `fetch`: headers, credentials, signal.
  * @throws {ResponseError} when what answers is no stream (section 9.2.3 "Processing model")
- * @throws {TypeError} when the network fails
+ * @throws {TypeError} when the network fails, or the other origin does not allow it
  */
 export async function connect(url, options) {
   const headers = new Headers(options.headers);
@@ -41,7 +41,10 @@ export async function connect(url, options) {
  * @param {import("./parser.js").EventStreamParser} parser
  */
 export async function* read(response, parser) {
-  const reader = /** @type {ReadableStream<Uint8Array>} */ (response.body).getReader();
+  const reader = response.body?.getReader();
+  if (!reader) {
+    return; // an empty answer
+  }
   try {
     for (;;) {
       const { done, value } = await reader.read();

@@ -19,7 +19,8 @@ export class EventStreamParser {
   lastEventId;
   /** What the last `retry:` line said, in milliseconds. @type {number | undefined} */
   retry;
-  #decoder = new TextDecoder(); // UTF-8; drops a byte order mark at the start
+  // Replaces what is no UTF-8, and drops a byte order mark, at the start only.
+  #decoder = new TextDecoder();
   #rest = ""; // of a line that has not ended
   #afterCR = false; // whether an LF would belong to the line end before it
   #type = "";
@@ -49,6 +50,8 @@ export class EventStreamParser {
     if (text) {
       let start = this.#afterCR && text[0] === "\n" ? 1 : 0;
       this.#afterCR = text.endsWith("\r");
+      // Only the new text is searched, and what is left joined once: long lines in small pieces
+      // take linear time.
       const lineEnd = /\r\n?|\n/g;
       lineEnd.lastIndex = start;
       for (let match; (match = lineEnd.exec(text)); start = lineEnd.lastIndex) {
@@ -66,6 +69,7 @@ export class EventStreamParser {
       this.#end(blocks);
       return;
     }
+    // A line without a colon is a name; one that begins with it, a comment, has an empty one.
     const [, name, value = ""] = /** @type {RegExpMatchArray} */ (
       line.match(/^([^:]*)(?:: ?([^]*))?/)
     );
