@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from tests.browser.wire import Wire, serve_bytes
 from tests.processes import TIMEOUT, Site, serve
 
 FLAGS = [
@@ -81,3 +82,10 @@ def site(server: str, shared_database: str) -> Iterator[Site]:
     """The tests' project with its static files and storage, in a process of its own."""
     with serve(server, database=shared_database, EVENTSTREAM_TEST_STATIC="1") as site:
         yield site
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """A server, of another origin, that does what the test says."""
+    with serve_bytes() as wire:
+        yield wire
