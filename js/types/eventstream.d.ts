@@ -25,8 +25,11 @@ export interface EventStreamOptions {
   lastEventId?: string;
   /** Request headers. */
   headers?: HeadersInit;
-  /** Called before each connection, and at once after an answer of 401; adds to `headers`. */
-  getHeaders?: () => HeadersInit | Promise<HeadersInit>;
+  /**
+   * Called before each connection, and at once after an answer of 401; adds to `headers`. `reason`
+   * is the error that ended the connection before: its `status` is 401 if a token was refused.
+   */
+  getHeaders?: (reason: any) => HeadersInit | Promise<HeadersInit>;
   /** As of `fetch`; "same-origin" by default. */
   credentials?: RequestCredentials;
   /** Ends the stream when aborted. */
@@ -35,10 +38,11 @@ export interface EventStreamOptions {
   shareKey?: string;
   /** Hold no connection while the page is hidden, and resume when it is shown. */
   pauseWhenHidden?: boolean;
-  /** Milliseconds of silence after which a connection is dead; by default 2.5 keep-alives. */
+  /** Milliseconds of silence after which a connection is dead; by default 2.5 keep-alives, 0: never. */
   stallTimeout?: number;
   /** The longest pause between attempts in milliseconds, 30,000 by default. */
   maxRetryTime?: number;
+  /** An event of the service. */
   onevent?: (event: StreamEvent) => void;
   /** Events are gone on these channels: load their state anew. */
   onreset?: (channels: string[], event: StreamEvent) => void;
@@ -50,6 +54,7 @@ export interface EventStreamOptions {
 
 /** A stream that goes on until it is closed, or the server says that trying again is of no use. */
 export class EventStream implements AsyncIterable<StreamEvent> {
+  /** Connects after the current script. Throws TypeError or SyntaxError for what cannot be used. */
   constructor(url: string | URL, options?: EventStreamOptions);
   readonly url: string;
   readonly state: StreamState;
@@ -57,7 +62,10 @@ export class EventStream implements AsyncIterable<StreamEvent> {
   readonly lastEventId: string;
   /** The error that ended the stream. */
   readonly error: StreamError | undefined;
-  /** Call back for events of a type ("*": of all types); returns a function that ends it. */
+  /**
+   * Call back for events of a type; returns a function that ends it. "*": for all events of the
+   * service and all resets, but not for "stream-open" and "keep-alive".
+   */
   on(type: string, callback: (event: StreamEvent) => void): () => void;
   close(): void;
   /**
@@ -67,4 +75,23 @@ export class EventStream implements AsyncIterable<StreamEvent> {
   [Symbol.asyncIterator](): AsyncIterator<StreamEvent>;
 }
 
-export { EventStreamParser } from "./parser"; // placeholder: declare it here
+/** One block of a stream: what stands between two blank lines. */
+export interface Block {
+  /** The event's type, "message" if the stream names none. */
+  type: string;
+  /** Undefined: no event, only the position moved. */
+  data: string | undefined;
+  /** The position after this block. */
+  lastEventId: string;
+}
+
+/** A strict parser of `text/event-stream` (WHATWG HTML, section 9.2.5), without I/O. */
+export class EventStreamParser {
+  /** `lastEventId`: where the response resumes. */
+  constructor(lastEventId?: string);
+  readonly lastEventId: string;
+  /** What the last `retry:` line said, in milliseconds. */
+  readonly retry: number | undefined;
+  /** Return the blocks that the next bytes of a response complete, in whatever pieces they come. */
+  receive(bytes: Uint8Array): Block[];
+}
