@@ -4,31 +4,24 @@
  * What pages may rely on is in `types/eventstream.d.ts`.
  */
 
+import { ROOM, TURNS } from "./limits.js";
 import { EventStreamParser } from "./parser.js";
+import { RESET } from "./position.js";
 import { StreamError, keepReading } from "./reading.js";
+import { share } from "./sharing.js";
 
 export { EventStreamParser, StreamError };
 
 /** @typedef {import("./types/eventstream").EventStreamOptions} Options */
 /** @typedef {import("./types/eventstream").StreamState} State */
+/** @typedef {import("./types/eventstream").StreamEvent} StreamEvent */
 
-const RESET = "stream-reset";
-
-/** How much may wait in an iterator: so many events, or ten thousand times as many characters. */
-const ROOM = 1000;
-
-/**
- * What options must be, where `fetch` does not find out; all that begin with "on" are functions.
- *
- * @type {Record<string, string>}
- */
-const TYPES = {
-  getHeaders: "function",
-  lastEventId: "string",
-  maxRetryTime: "number",
-  shareKey: "string",
-  stallTimeout: "number",
-};
+/** @param {unknown} condition @param {string} what */
+function need(condition, what) {
+  if (!condition) {
+    throw new TypeError(`EventStream needs ${what}`);
+  }
+}
 
 /** Call a page's function; what it throws disturbs nobody. @param {any} callback @param {any[]} values */
 function call(callback, ...values) {
@@ -39,35 +32,17 @@ function call(callback, ...values) {
   }
 }
 
-class StreamEvent {
-  /** @type {any} */
-  #data;
-
-  /** @param {string} type @param {string} text @param {string} lastEventId */
-  constructor(type, text, lastEventId) {
-    this.type = type;
-    this.text = text;
-    this.lastEventId = lastEventId;
-  }
-
-  get data() {
-    return (this.#data ??= JSON.parse(this.text));
-  }
-}
-
 export class EventStream {
-  #url;
-  /** @type {Options} */
-  #options;
+  // Plain properties, which pages only read.
   /** @type {State} */
-  #state = "connecting";
-  /** @type {string} */
-  #position;
+  state = "connecting";
   /** @type {StreamError | undefined} */
-  #error;
-  /** @type {Map<string, Set<Function>>} */
-  #callbacks = new Map();
-  /** Of iterators. @type {Set<ReadableStreamDefaultController<StreamEvent>>} */
+  error;
+  /** @type {Options & { group: string }} */
+  #options;
+  /** @type {Set<[type: string, callback: (event: StreamEvent) => void]>} */
+  #callbacks = new Set();
+  /** Of iterators: their streams' controllers. @type {Set<any>} */
   #queues = new Set();
   /** Why the stream is paused: each reason is something of its own. */
   #pauses = new Set();
@@ -78,76 +53,57 @@ export class EventStream {
   /** @param {string | URL} url @param {Options} [options] */
   constructor(url, options = {}) {
     for (const [name, value] of Object.entries(options)) {
-      const type = /^on/.test(name) ? "function" : TYPES[name];
-      if (value != null && type && (typeof value !== type || value < 0 || value !== value)) {
-        throw new TypeError(`Option ${name} of EventStream must be a ${type}, not "${value}"`);
-      }
+      const fits = /^(on|get)/.test(name) ? typeof value === "function" : !/Time/.test(name) || value >= 0;
+      need(fits || value == null, `a ${/Time/.test(name) ? "number" : "function"} as ${name}`);
     }
-    let parsed;
-    try {
-      parsed = new URL(new Request(url, options).url);
-    } catch (error) {
-      throw new TypeError(`EventStream needs what fetch takes: ${error}`);
-    }
-    if (!/^http/.test(parsed.protocol)) {
-      throw new SyntaxError(`EventStream needs an http: or https: URL, not "${url}"`);
-    }
-    parsed.hash = "";
-    const positions = parsed.searchParams.getAll("lastEventId");
-    if (positions[0] !== undefined) {
-      // Or pages that start at different positions could not share.
-      parsed.searchParams.delete("lastEventId");
-    }
-    this.#url = parsed.href;
-    this.#options = { ...options };
-    this.#position = options.lastEventId || positions.filter(Boolean).pop() || "";
+    const request = new Request(url, options); // which checks what fetch takes
+    need(/^http/.test(request.url), `an http: or https: URL, not ${url}`);
+    const parsed = new URL(request.url);
+    this.lastEventId =
+      options.lastEventId || parsed.searchParams.getAll("lastEventId").filter(Boolean).pop() || "";
+    parsed.searchParams.delete("lastEventId"); // or those who start at different ones could not share
+    this.url = parsed.href;
 
-    const { signal } = options;
-    signal?.addEventListener("abort", () => this.close(), { signal: this.#closing.signal });
-    const page = globalThis.document;
-    // A page in the back/forward cache, or frozen, must not hold what others wait for.
-    this.#pauseAt(globalThis, "pagehide", () => true);
-    this.#pauseAt(globalThis, "pageshow", () => false);
-    this.#pauseAt(page, "freeze", () => true);
-    this.#pauseAt(page, "resume", () => false);
-    const isHidden = () => page?.hidden && options.pauseWhenHidden;
-    this.#pauseAt(page, "visibilitychange", isHidden, isHidden);
+    const { onevent, onreset, pauseWhenHidden, shareKey, signal } = options;
+    // The number is that of the messages' form.
+    const group =
+      shareKey != null && globalThis.navigator?.locks
+        ? `1 ${request.credentials} ${this.url} ${shareKey}`
+        : "";
+    this.#options = { ...options, group };
+    if (onreset) {
+      this.on(RESET, (event) => onreset(event.data.channels, event));
+    }
+    if (onevent) {
+      this.on("*", (event) => event.type === RESET || onevent(event));
+    }
+    const listening = { capture: true, signal: this.#closing.signal };
+    const look = (/** @type {{ type?: string }} */ { type = "" }) => {
+      this.#pause(look, pauseWhenHidden && globalThis.document?.hidden);
+      // A page that is frozen, or kept for the way back, must not hold what others wait for.
+      this.#pause(listening, /ze|hide/.test(type));
+    };
+    for (const type of ["visibilitychange", "freeze", "resume", "pagehide", "pageshow"]) {
+      globalThis.addEventListener?.(type, look, listening);
+    }
+    const close = () => this.close();
+    signal?.addEventListener("abort", close, listening);
     // Callbacks that are set right after this miss nothing.
     queueMicrotask(() => {
       if (signal?.aborted) {
-        this.close();
+        close();
       }
-      this.#pause(isHidden, isHidden());
+      look({});
     });
-  }
-
-  get url() {
-    return this.#url;
-  }
-
-  get state() {
-    return this.#state;
-  }
-
-  get lastEventId() {
-    return this.#position;
-  }
-
-  get error() {
-    return this.#error;
   }
 
   /** @param {string} type @param {(event: StreamEvent) => void} callback */
   on(type, callback) {
-    if (typeof callback !== "function") {
-      throw new TypeError(`on("${type}", …) of EventStream needs a function`);
-    }
-    const callbacks = this.#callbacks.get(type) ?? new Set();
-    this.#callbacks.set(type, callbacks);
-    const own = (/** @type {StreamEvent} */ event) => callback(event); // may be given twice
-    callbacks.add(own);
+    /** @type {[string, typeof callback]} */
+    const entry = [type, callback];
+    this.#callbacks.add(entry);
     return () => {
-      callbacks.delete(own);
+      this.#callbacks.delete(entry);
     };
   }
 
@@ -165,46 +121,36 @@ export class EventStream {
         },
         pull: () => {
           if (queue.desiredSize > ROOM / 2) {
-            this.#pause(queue, false);
+            this.#pause(queue);
           }
         },
       },
-      { highWaterMark: ROOM, size: (/** @type {StreamEvent} */ { text }) => 1 + text.length / 10_000 },
+      { highWaterMark: ROOM, size: ({ text }) => 1 + text.length / 10_000 },
     ).getReader();
-    if (this.#state === "closed") {
+    this.#queues.add(queue);
+    if (this.state === "closed") {
       queue.close();
-    } else {
-      this.#queues.add(queue);
     }
     return {
       next: async () => {
         const result = await reader.read();
-        if (result.done && this.#error) {
-          throw this.#error;
+        if (result.done && this.error) {
+          throw this.error;
         }
         return result;
       },
-      return: async (/** @type {any} */ value) => {
+      return: async () => {
         this.close();
         reader.cancel();
-        return { done: true, value };
-      },
-      [Symbol.asyncIterator]() {
-        return this;
+        return { done: true };
       },
     };
   }
 
-  /** @param {any} target @param {string} type @param {() => unknown} begins @param {any} [reason] */
-  #pauseAt(target, type, begins, reason = target) {
-    const listener = () => this.#pause(reason, begins());
-    target?.addEventListener?.(type, listener, { signal: this.#closing.signal });
-  }
-
-  /** Begin or end a pause. @param {unknown} reason @param {unknown} begins */
+  /** End or begin a pause. @param {unknown} reason @param {unknown} [begins] */
   #pause(reason, begins) {
     this.#pauses[begins ? "add" : "delete"](reason);
-    if (this.#state === "closed") {
+    if (this.state === "closed") {
       return;
     }
     if (this.#pauses.size) {
@@ -213,37 +159,32 @@ export class EventStream {
       this.#setState("paused");
     } else if (!this.#session) {
       this.#session = new AbortController();
-      this.#start(this.#session.signal);
+      this.#setState("connecting");
+      (this.#options.group ? share : keepReading)(
+        this,
+        this.#options,
+        this.#session.signal,
+        (block) => this.#deliver(block),
+        (state, reason) => this.#setState(state, reason),
+        (error) => this.#end(error),
+      );
     }
-  }
-
-  /** @param {AbortSignal} signal */
-  #start(signal) {
-    const stream = this;
-    keepReading(this.#url, this.#options, signal, {
-      get position() {
-        return stream.#position;
-      },
-      onblock: (block) => this.#deliver(block),
-      onstate: (state, reason) => this.#setState(state, reason),
-      onend: (error) => this.#end(error),
-    });
   }
 
   /** @param {State} state @param {unknown} [reason] */
   #setState(state, reason) {
-    if (state !== this.#state || reason) {
-      this.#state = state;
+    if (state !== this.state || reason) {
+      this.state = state;
       call(this.#options.onstatechange, state, reason);
     }
   }
 
   /** @param {StreamError} [error] */
   #end(error) {
-    if (this.#state === "closed") {
+    if (this.state === "closed") {
       return;
     }
-    this.#error = error;
+    this.error = error;
     this.#closing.abort();
     this.#session?.abort();
     this.#setState("closed", error);
@@ -256,47 +197,40 @@ export class EventStream {
   }
 
   /** @param {import("./parser.js").Block} block */
-  #deliver({ type, data, lastEventId }) {
-    this.#position = lastEventId;
-    if (data === undefined) {
+  async #deliver({ type, data: text, lastEventId }) {
+    this.lastEventId = lastEventId;
+    if (text === undefined) {
       return;
     }
-    const event = new StreamEvent(type, data, lastEventId);
-    const { onevent, onreset } = this.#options;
-    const callbacks = [...(this.#callbacks.get(type) ?? [])];
-    if (!/^(keep-alive|stream-open)$/.test(type)) {
-      callbacks.push(...(this.#callbacks.get("*") ?? []));
-      callbacks.push(
-        type === RESET ? () => onreset?.(event.data.channels, event) : () => onevent?.(event),
-      );
-      for (const queue of this.#queues) {
+    /** @type {any} */
+    let value;
+    const event = {
+      type,
+      text,
+      lastEventId,
+      get data() {
+        return (value ??= JSON.parse(text));
+      },
+    };
+    const isNews = !/^(keep-alive|stream-open)$/.test(type);
+    for (const queue of this.#queues) {
+      if (isNews) {
         queue.enqueue(event);
       }
     }
-    for (const callback of callbacks) {
-      if (this.#state === "closed") {
-        return; // by one before
+    for (const [wanted, callback] of this.#callbacks) {
+      // Closed: by one before.
+      if ((wanted === type || (isNews && wanted === "*")) && this.state !== "closed") {
+        call(callback, event);
       }
-      call(callback, event);
     }
-    if (this.#isFull()) {
-      return this.#relieve();
-    }
-  }
-
-  #isFull() {
-    return [...this.#queues].some((queue) => Number(queue.desiredSize) <= 0);
-  }
-
-  /** Pause until there is room, unless whoever iterates has only not had its turn yet. */
-  async #relieve() {
-    for (let turns = 10_000; turns && this.#isFull(); turns--) {
+    // Pause until there is room, unless whoever iterates has only not had its turn yet.
+    const full = () => [...this.#queues].filter((queue) => queue.desiredSize <= 0);
+    for (let turn = 0; turn < TURNS && full()[0]; turn++) {
       await undefined;
     }
-    for (const queue of this.#queues) {
-      if (Number(queue.desiredSize) <= 0) {
-        this.#pause(queue, true);
-      }
+    for (const queue of full()) {
+      this.#pause(queue, true);
     }
   }
 }

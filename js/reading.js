@@ -2,6 +2,7 @@
 
 import { Backoff } from "./backoff.js";
 import { connect, read } from "./connection.js";
+import { LONGEST_PAUSE } from "./limits.js";
 import { EventStreamParser } from "./parser.js";
 import { Watchdog } from "./watchdog.js";
 
@@ -17,72 +18,63 @@ export class StreamError extends Error {
 }
 
 /**
- * Who reads.
+ * What is called: with each block, which is awaited before the next one; with the state of the
+ * connection, "open" before its first block; and at the end.
  *
- * @typedef {object} Reader
- * @property {string} position  Where the next connection begins.
- * @property {(block: import("./parser.js").Block) => unknown} onblock  Awaited before the next one.
- * @property {(
- *   state: "connecting" | "open",
- *   reason?: unknown,
- *   first?: import("./parser.js").Block,
- * ) => void} onstate  Called before the first block of a connection is given to `onblock`.
- * @property {(error: StreamError) => void} onend
+ * @typedef {[
+ *   onblock: (block: import("./parser.js").Block) => unknown,
+ *   onstate: (state: "connecting" | "open", reason?: unknown) => void,
+ *   onend: (error: StreamError) => void,
+ * ]} On
  */
 
 /**
  * Read a stream until the signal aborts or the server ends it for good.
  *
- * @param {string} url
+ * @param {{ readonly url: string, lastEventId: string }} stream  Where each connection begins.
  * @param {import("./types/eventstream").EventStreamOptions} options
  * @param {AbortSignal} signal
- * @param {Reader} reader
+ * @param {On} on
  */
-export async function keepReading(url, options, signal, reader) {
-  const backoff = new Backoff(options.maxRetryTime ?? 30_000);
+export async function keepReading(stream, options, signal, ...[onblock, onstate, onend]) {
+  const backoff = new Backoff(options.maxRetryTime ?? LONGEST_PAUSE);
   let attempt = new AbortController();
-  let wake = () => {};
+  /** @type {undefined | (() => void)} */
+  let wake;
   let atOnce = false;
   let refused = false; // for want of valid headers, since the last connection that stood
-  const stop = (/** @type {string} */ why) => {
-    attempt.abort(Error(why));
-    wake();
+  const again = () => {
+    atOnce = true;
+    attempt.abort(Error("lost"));
+    wake?.();
   };
-  const watchdog = new Watchdog(
-    () => stop("nothing came for too long"),
-    () => {
-      atOnce = true;
-      stop("the network is back");
-    },
-    options.stallTimeout,
-  );
+  const watchdog = new Watchdog(again, again, options.stallTimeout);
   signal.addEventListener("abort", () => {
     watchdog.stop();
-    stop("closed");
+    again(); // which ends
   });
 
   /** @type {any} */
   let reason;
-  reader.onstate("connecting");
+  onstate("connecting");
   while (!signal.aborted) {
     attempt = new AbortController();
     atOnce = false;
     try {
-      const headers = new Headers(options.headers);
-      for (const [name, value] of new Headers(await options.getHeaders?.(reason))) {
-        headers.set(name, value);
-      }
+      const headers = Object.fromEntries([
+        ...new Headers(options.headers),
+        ...new Headers(await options.getHeaders?.(reason)),
+      ]);
       watchdog.connecting();
-      const { position } = reader;
-      const response = await connect(
-        position
-          ? `${url}${url.includes("?") ? "&" : "?"}lastEventId=${encodeURIComponent(position)}`
-          : url,
-        { headers, credentials: options.credentials, signal: attempt.signal },
-      );
+      const url = new URL(stream.url);
+      const { lastEventId } = stream;
+      if (lastEventId) {
+        url.searchParams.set("lastEventId", lastEventId);
+      }
+      const response = await connect(url.href, { ...options, headers, signal: attempt.signal });
       watchdog.heard();
       let opened = false;
-      const parser = new EventStreamParser(position);
+      const parser = new EventStreamParser(lastEventId);
       for await (const blocks of read(response, parser)) {
         watchdog.heard(blocks);
         backoff.retry = parser.retry ?? backoff.retry;
@@ -91,7 +83,7 @@ export async function keepReading(url, options, signal, reader) {
             return;
           }
           if (block.type === "stream-error") {
-            reader.onend(new StreamError(Object(JSON.parse(block.data || "0"))));
+            onend(new StreamError(JSON.parse(/** @type {string} */ (block.data))));
             return;
           }
           if (!opened) {
@@ -99,12 +91,12 @@ export async function keepReading(url, options, signal, reader) {
             opened = true;
             refused = false;
             backoff.reset();
-            reader.onstate("open", undefined, block);
+            onstate("open");
           }
-          await reader.onblock(block);
+          await onblock(block);
         }
       }
-      reason = Error("the server ended the response");
+      reason = Error("ended");
     } catch (error) {
       reason = error;
     }
@@ -113,20 +105,17 @@ export async function keepReading(url, options, signal, reader) {
       return;
     }
     if (reason?.status === 204) {
-      reader.onend(new StreamError({ condition: "no-content", text: "The server has no more" }));
+      onend(new StreamError({ condition: "no-content", text: reason.message }));
       return;
     }
-    reader.onstate("connecting", reason);
+    onstate("connecting", reason);
     if (reason?.status === 401 && options.getHeaders && !refused) {
       refused = atOnce = true; // with new headers
     }
     if (!atOnce && !signal.aborted) {
-      await new Promise((/** @type {(_?: unknown) => void} */ resolve) => {
-        const timer = setTimeout(resolve, backoff.next());
-        wake = () => {
-          clearTimeout(timer);
-          resolve();
-        };
+      await new Promise((/** @type {(_: void) => void} */ resolve) => {
+        wake = resolve;
+        setTimeout(wake, backoff.next());
       });
     }
   }
