@@ -1,5 +1,10 @@
 /** One response of a stream, read with `fetch`. */
 
+/** Whether this environment has what the functions here need. */
+export function canStream() {
+  return [globalThis.fetch, globalThis.TextDecoder].every(Boolean) && "body" in Response.prototype;
+}
+
 /** The answer is no stream. */
 export class ResponseError extends Error {
   /** @param {Response} response */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
@@ -69,6 +70,21 @@ def open_page(context: BrowserContext, site: Site) -> Page:
     page = context.new_page()
     page.goto(f"http://127.0.0.1:{site.port}/page/")
     return page
+
+
+def evaluate(page: Page, function: str, argument: object = None) -> Any:
+    """Return what a function of the page returns or promises.
+
+    Playwright's own waits for a promise without a limit.
+    """
+    return page.evaluate(
+        """([code, argument, limit]) => Promise.race([
+          (0, eval)(`(${code})`)(argument),
+          new Promise((resolve, reject) => setTimeout(
+            () => reject(new Error(`not within ${limit} ms: ${code}`)), limit)),
+        ])""",
+        [function, argument, TIMEOUT * 1000],
+    )
 
 
 @pytest.fixture(params=["uvicorn", "daphne"])

@@ -104,8 +104,8 @@ def status(code: int, headers: Mapping[str, str] = {}, body: bytes = b"") -> Ans
 
 
 def redirect(location: str, code: int = 302) -> Answer:
-    """Send elsewhere."""
-    return status(code, {"Location": location, "Content-Length": "0"})
+    """Send elsewhere, each time."""
+    return status(code, {"Location": location, "Cache-Control": "no-store"})
 
 
 def hang(request: Request) -> None:
