@@ -5,5 +5,5 @@ import { expose } from "./eventsourceinterface.js";
 import { FetchEventSource } from "./fetcheventsource.js";
 
 if (!globalThis.EventSource && canStream()) {
-  expose(FetchEventSource);
+  expose(FetchEventSource, "EventSource");
 }

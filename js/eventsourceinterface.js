@@ -41,10 +41,9 @@ function resolve(url) {
 const { addEventListener, removeEventListener } = EventTarget.prototype;
 
 /**
- * Give a class the name, the constants and the attributes of the interface, and show it to pages.
+ * Give a class the constants and the attributes of the interface.
  *
- * Attributes stand on the prototype and are enumerable, which those of a class are not; the name
- * would not survive minifying.
+ * Attributes stand on the prototype and are enumerable, which those of a class are not.
  *
  * @template {EventTarget} T
  * @param {{ new (...given: any[]): T, prototype: T }} target
@@ -98,15 +97,14 @@ export function describe(target, name, stateOf) {
   }
   Object.defineProperty(prototype, "close", { enumerable: true });
   Object.defineProperty(prototype, Symbol.toStringTag, { value: name, configurable: true });
-  Object.defineProperty(target, "name", { value: name, configurable: true });
 }
 
 /**
- * Make a class global.
+ * Make a class global, by a name that minifying would not leave to it.
  *
- * @param {Function} target
+ * @param {Function} target @param {string} name
  */
-export function expose(target) {
-  const descriptor = { value: target, writable: true, configurable: true };
-  Object.defineProperty(globalThis, target.name, descriptor);
+export function expose(target, name) {
+  Object.defineProperty(target, "name", { value: name, configurable: true });
+  Object.defineProperty(globalThis, name, { value: target, writable: true, configurable: true });
 }

@@ -236,7 +236,7 @@ class Wire:
                 head += data
             first, *lines = head.decode("latin-1").split("\r\n\r\n")[0].split("\r\n")
             method, target, _ = first.split(" ")
-            headers = {name.lower(): value.strip() for name, _, value in map(_parts, lines)}
+            headers = {name.lower(): value.strip(" \t") for name, _, value in map(_parts, lines)}
             request = Request(time.monotonic(), method, target, headers, connection)
             if method == "OPTIONS":
                 self.preflights.append(request)
