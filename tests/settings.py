@@ -56,6 +56,11 @@ INSTALLED_APPS = [
 if os.environ.get("EVENTSTREAM_TEST_STATIC"):
     INSTALLED_APPS.append("django.contrib.staticfiles")
     STATIC_URL = "/static/"
+if os.environ.get("EVENTSTREAM_TEST_DRF"):
+    INSTALLED_APPS.append("rest_framework")
+    TEMPLATES = [
+        {"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True},
+    ]
 if os.environ.get("EVENTSTREAM_TEST_RUNSERVER") == "daphne":
     INSTALLED_APPS.insert(0, "daphne")
     ASGI_APPLICATION = "tests.project.asgi.through_channels"

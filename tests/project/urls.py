@@ -1,5 +1,6 @@
 """The endpoint, mounted in each way, and remote control for tests."""
 
+from django.conf import settings
 from django.contrib.staticfiles.views import serve as serve_static
 from django.urls import include, path, re_path
 
@@ -35,3 +36,13 @@ urlpatterns = [
     path("page/", views.page),
     re_path(r"^static/(?P<path>.*)$", serve_static, {"insecure": True}),
 ]
+
+if "rest_framework" in settings.INSTALLED_APPS:
+    from rest_framework.routers import DefaultRouter
+
+    from django_eventstream.viewsets import configure_events_view_set
+
+    router = DefaultRouter()
+    router.register("news", configure_events_view_set(["news"], ["message", "info"]), "news")
+    router.register("members", configure_events_view_set(["users-only"]), "members")
+    urlpatterns.append(path("api/", include(router.urls)))
