@@ -423,11 +423,8 @@ def test_redirects_are_followed_and_events_come_from_their_end(page, wire, which
         )
         assert found == ["x", origin, url, "y", origin, url]
         counts[code] = (len(wire.of(first)), len(wire.of(second)))
-    # To the first URL it comes back. (Chromium forgets it.)
-    if which == "native":
-        assert set(counts.values()) == {(1, 2), (2, 2)}
-    else:
-        assert set(counts.values()) == {(2, 2)}
+    # To the first URL it comes back. (Chromium comes back to the second.)
+    assert set(counts.values()) == {(1 if which == "native" else 2, 2)}
 
 
 # The answer
