@@ -8,7 +8,7 @@
  * One block of a stream: what stands between two blank lines.
  *
  * @typedef {object} Block
- * @property {string} type  The event's type, "message" if the stream names none.
+ * @property {string} type  The event's type; "message" if the stream names none, or it is no event.
  * @property {string | undefined} data  Undefined: no event, only the position moved.
  * @property {string} lastEventId  The position after this block.
  */
@@ -89,7 +89,8 @@ export class EventStreamParser {
     const data = this.#data.length ? this.#data.join("\n") : undefined;
     if (data !== undefined || this.#id !== this.lastEventId) {
       this.lastEventId = this.#id;
-      blocks.push({ type: this.#type || "message", data, lastEventId: this.#id });
+      const type = (data !== undefined && this.#type) || "message";
+      blocks.push({ type, data, lastEventId: this.#id });
     }
     this.#type = "";
     this.#data = [];

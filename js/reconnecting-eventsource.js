@@ -219,7 +219,7 @@ class ReconnectingEventSource extends EventTarget {
     }
     // A server may name its events "open" and "error": those have data.
     source.onopen = (event) => {
-      if ("data" in event) {
+      if (event?.data !== undefined) {
         this.#relay(event);
       } else {
         this.#backoff.reset();
@@ -227,7 +227,7 @@ class ReconnectingEventSource extends EventTarget {
       }
     };
     source.onerror = (event) => {
-      if ("data" in event) {
+      if (event?.data !== undefined) {
         this.#relay(event);
       } else if (source.readyState === CLOSED) {
         this.#fail();

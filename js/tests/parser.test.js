@@ -25,7 +25,9 @@ function reference(bytes, lastEventId = "") {
       const moved = id !== result.lastEventId;
       result.lastEventId = id;
       if (data || moved) {
-        result.blocks.push(message(data ? data.slice(0, -1) : undefined, id, type || "message"));
+        result.blocks.push(
+          data ? message(data.slice(0, -1), id, type || "message") : message(undefined, id),
+        );
       }
       type = data = "";
     } else if (colon !== 0) {
@@ -67,6 +69,7 @@ const RULES = {
   "an empty type is message": ["event: a\nevent:\ndata\n\n", [message("")]],
   "an id stays": ["id: 1\ndata: a\n\ndata: b\n\n", [message("a", "1"), message("b", "1")]],
   "an id alone moves the position": ["id: 1\n\n", [message(undefined, "1")]],
+  "a type without data is none": ["event: a\nid: 1\n\n", [message(undefined, "1")]],
   "an empty id forgets": ["id: 1\ndata\n\nid\ndata\n\n", [message("", "1"), message("")]],
   "an id with NUL is ignored": ["id: 1\nid: 2\0\ndata\n\n", [message("", "1")]],
   "NUL elsewhere stays": ["event: \0\ndata: \0\n\n", [message("\0", "", "\0")]],

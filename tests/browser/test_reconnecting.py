@@ -485,6 +485,12 @@ def test_stream_error_of_any_data_ends_it(page, wire, data):
     assert wire.of("/a")[0].gone.wait(10)
 
 
+def test_stream_error_without_data_is_no_event(page, wire, way):
+    body = b"event: stream-error\nid: a:1\n\ndata: x\n\n"
+    start(page, wire.script("/a", stream(body, hold=True)), way)
+    assert log(page, "log.length === 2")[1:] == [["message", "x", "a:1"]]
+
+
 def test_204_says_stop(page, wire):
     url = wire.script("/a", stream(SOON + b"data: 1\n\n"), status(204), stream(b"data: 2\n\n"))
     page.evaluate(
