@@ -4,4 +4,5 @@ from django.urls import path
 
 from .views import events
 
-urlpatterns = [path("", events)]
+# Named like the package: "eventstream" might well be the name of a page of the project's.
+urlpatterns = [path("", events, name="django_eventstream")]

@@ -43,7 +43,7 @@ LAYERS: dict[str, list[str]] = {
         *("urls", "routing", "checks", "apps", "testing"),
         *("management", "management.commands"),
         *("management.commands.eventstream_trim", "management.commands.eventstream_raise_counters"),
-        "management.commands.runserver_ngrok",
+        *("management.commands.runserver_ngrok", "templatetags", "templatetags.eventstream"),
         "",  # the package itself, which imports nothing until a name is used
     ],
 }
@@ -290,6 +290,7 @@ PUBLIC = {
     "urls": ["urlpatterns"],
     "routing": ["urlpatterns"],
     "testing": ["StorageContractTests", "capture_events"],
+    "templatetags.eventstream": ["eventstream_scripts", "eventstream_url"],
 }
 
 
