@@ -13,14 +13,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import django
 import pytest
-from asgiref.sync import sync_to_async
 from django.contrib.auth.models import AnonymousUser, Group
 from django.core.exceptions import SynchronousOnlyOperation
 from django.core.management import call_command
 from django.db import connection, transaction
 from django.http import HttpResponse
 from django.template import Context, RequestContext, Template, TemplateSyntaxError
-from django.test import AsyncClient, RequestFactory
+from django.test import RequestFactory
 from django.test.utils import override_script_prefix
 from django.urls import NoReverseMatch, include, path, re_path
 from django.utils.functional import SimpleLazyObject
@@ -28,10 +27,11 @@ from django.utils.functional import SimpleLazyObject
 import django_eventstream
 from django_eventstream import get_current_event_id, send_event
 from django_eventstream.lasteventid import parse_last_event_id
-from django_eventstream.sse import KEEP_ALIVE
 from django_eventstream.storage import get_storage
-from tests.core.sseparser import SSEParser
+from tests.core.sseparser import ParsedEvent
+from tests.processes import serve
 from tests.project.channelmanager import AsyncChannelManager
+from tests.project.views import add_group
 
 
 @pytest.fixture(autouse=True)
@@ -211,28 +211,6 @@ def elsewhere(request, **kwargs):
     return django_eventstream.views.events(request, channels=["elsewhere"])
 
 
-def page(request):
-    """A page that shows rows, of a lazy queryset, and reads a stream; events come in between."""
-    source = (
-        '{% load eventstream %}<main data-url="{% eventstream_url channel="groups" %}">'
-        "{{ between }}{% for group in groups %}<p>{{ group.name }}</p>{% endfor %}</main>"
-    )
-    groups = Group.objects.order_by("name")
-    context = RequestContext(request, {"groups": groups, "between": between})
-    return HttpResponse(Template(source).render(context))
-
-
-def between():
-    add_group("between")
-    return ""
-
-
-def add_group(name):
-    with transaction.atomic():
-        Group.objects.create(name=name)
-        send_event("groups", "added", name)
-
-
 urlpatterns = [
     path("news/", include(django_eventstream.urls), {"channels": ["news", "alerts"]}),
     path(
@@ -253,7 +231,6 @@ urlpatterns = [
     path("other/<str:channel>/", elsewhere, name="other"),
     path("events/", include(django_eventstream.urls)),
     path("scripts/", scripts),
-    path("page/", page),
     # A page of the project's with a name that comes to mind.
     path("stream/", scripts, name="eventstream"),
 ]
@@ -412,7 +389,9 @@ class TestUrl:
         settings.EVENTSTREAM_CHANNELMANAGER_CLASS = f"{__name__}.OfUser"
         request = RequestFactory().get("/page/")
         request.user = AnonymousUser()
-        assert url('"/events/"', request) == ["/events/", [], "user-None:0"]
+        with override_script_prefix("/below/"):
+            found = url('"/below/events/"', request)
+        assert found == ["/below/events/", [], "user-None:0"]
 
     def test_on_an_event_loop_it_says_what_to_do(self):
         # As the rest of a template that reads the database.
@@ -426,7 +405,7 @@ class TestUrl:
 class OfUser(AsyncChannelManager):
     async def get_channels_for_request(self, request, view_kwargs):
         assert request.method == "GET"
-        assert request.path == "/events/"
+        assert (request.path, request.path_info) == ("/below/events/", "/events/")
         assert request.resolver_match.func is django_eventstream.views.events
         return [f"user-{request.user.pk}"]
 
@@ -462,26 +441,24 @@ def test_error_names_the_remedy(arguments, error, message):
 # Joining a page and its stream
 
 
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.usefixtures("urls")
-async def test_page_and_stream_leave_no_gap():
-    client = AsyncClient()
-    await sync_to_async(add_group)("before")
-    response = await client.get("/page/")
-    main, *shown = elements(response.content.decode())
-    assert [element.text for element in shown] == ["before", "between"]
-    await sync_to_async(add_group)("after")
-
-    response = await client.get(main.attributes["data-url"])
-    parser = SSEParser(strict=True)
-    names = []
-    async for chunk in response.streaming_content:
-        events = parser.feed(chunk.replace(KEEP_ALIVE, b""))
-        names += [json.loads(event.data) for event in events if event.type == "added"]
-        if "after" in names:
-            break
-    response.close()
-    assert names == ["between", "after"]  # the first is shown already, and nothing is missing
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("server", "application"), [("uvicorn", "application"), ("daphne", "through_channels")]
+)
+def test_page_and_stream_leave_no_gap(server, application, shared_database):
+    channel = f"joined-{server}"
+    with serve(server, application, database=shared_database) as site:
+        site.send({"channel": channel, "event_type": "added", "data": "long ago"})
+        status, _, html = site.request("GET", f"/joined/{channel}/")
+        assert status == 200
+        main, *shown = elements(html.decode())
+        assert [element.text for element in shown] == [f"{channel}-between"]
+        site.send({"channel": channel, "event_type": "added", "data": "after"})
+        with site.open(main.attributes["data-url"]) as stream:
+            opened, *events = stream.take(3)
+    assert opened == ParsedEvent("stream-open", "", f"{channel}:1")
+    # The first one the page has already, and knows by its name.
+    assert [json.loads(event.data) for event in events] == [f"{channel}-between", "after"]
 
 
 @pytest.mark.database
@@ -489,7 +466,7 @@ async def test_page_and_stream_leave_no_gap():
 @pytest.mark.usefixtures("urls")
 def test_in_a_transaction_position_and_data_leave_no_gap():
     # At REPEATABLE READ both are of one picture, which may be older than the present.
-    add_group("before")
+    add_group("before", "groups")
     with transaction.atomic():
         assert Group.objects.count() == 1  # takes the picture
         thread = threading.Thread(target=add_and_disconnect, args=["meanwhile"])
@@ -508,5 +485,5 @@ def test_in_a_transaction_position_and_data_leave_no_gap():
 
 
 def add_and_disconnect(name):
-    add_group(name)
+    add_group(name, "groups")
     connection.close()

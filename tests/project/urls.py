@@ -34,6 +34,7 @@ urlpatterns = [
     path("threads/", views.threads),
     path("streams/", views.streams),
     path("page/", views.page),
+    path("joined/<str:channel>/", views.joined),
     re_path(r"^static/(?P<path>.*)$", serve_static, {"insecure": True}),
 ]
 

@@ -8,6 +8,7 @@ from django.contrib.auth import get_user_model, login
 from django.contrib.auth.models import Group
 from django.db import transaction
 from django.http import HttpResponse, JsonResponse
+from django.template import Context, Engine
 from django.views.decorators.csrf import csrf_exempt
 
 import django_eventstream
@@ -26,6 +27,13 @@ PAGE = """<!doctype html>
 <link rel="icon" href="data:,">
 <script src="/static/django_eventstream/reconnecting-eventsource.js"></script>
 </html>
+"""
+
+JOINED = """{% load eventstream %}
+<main data-url="{% eventstream_url '/events/' channel=channel %}">
+{{ between }}
+{% for group in groups %}<p>{{ group.name }}</p>{% endfor %}
+</main>
 """
 
 
@@ -110,6 +118,28 @@ def streams(request):
 def page(request):
     """Answer with a page for a browser, which has the classic scripts and nothing to see."""
     return HttpResponse(PAGE)
+
+
+def joined(request, channel):
+    """Answer with the groups of a channel's name, and the URL of a stream of those that come.
+
+    One is added between the two, at the worst moment.
+    """
+    groups = Group.objects.filter(name__startswith=channel).order_by("name")
+    context = {
+        "channel": channel,
+        "groups": groups,
+        "between": lambda: add_group(f"{channel}-between", channel),
+    }
+    engine = Engine(libraries={"eventstream": "django_eventstream.templatetags.eventstream"})
+    return HttpResponse(engine.from_string(JOINED).render(Context(context)))
+
+
+def add_group(name, channel):
+    with transaction.atomic():
+        Group.objects.create(name=name)
+        send_event(channel, "added", name)
+    return ""
 
 
 def wrapped(request):
