@@ -17,6 +17,7 @@ from urllib.parse import unquote
 import pytest
 from django.contrib.staticfiles import finders
 from django.http import HttpRequest, QueryDict
+from django.template import Engine
 from django.test import AsyncClient, override_settings
 from django.urls import resolve
 
@@ -32,6 +33,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PROTOCOL = ROOT / "docs" / "protocol.md"
+BROWSER = ROOT / "docs" / "browser.md"
 SETTINGS = ROOT / "docs" / "settings.md"
 PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
 
@@ -47,7 +49,7 @@ class Block:
     @property
     def file(self) -> str:
         """The path in the comment on the first line, "" if there is none."""
-        match = re.match(r"# (\S+\.py)\n", self.code)
+        match = re.match(r"(?:# |{# )(\S+\.(?:py|html))(?: #})?\n", self.code)
         return match[1] if match else ""
 
 
@@ -86,6 +88,54 @@ def command(start: str) -> list[str]:
 def test_python_blocks_are_python(page):
     for found in blocks(page, "python"):
         compile(found.code, f"{page.name}: {found.section}", "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_html_blocks_are_templates(page):
+    libraries = {
+        "eventstream": "django_eventstream.templatetags.eventstream",
+        "static": "django.templatetags.static",
+    }
+    for found in blocks(page, "html"):
+        Engine(libraries=libraries).from_string(found.code)
+    # In tables and in the text.
+    for tag in re.findall(r"`({% eventstream_\w+.*? %})`", prose(page)):
+        Engine(libraries=libraries).from_string("{% load eventstream %}" + tag)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_javascript_blocks_are_javascript(page, tmp_path):
+    scripts = [found.code for found in blocks(page, "js")]
+    for found in blocks(page, "html"):
+        scripts += re.findall(r"<script[^>]*>(.+?)</script>", found.code, re.DOTALL)
+    for number, script in enumerate(scripts):
+        file = tmp_path / f"{number}.mjs"
+        file.write_text(script)
+        done = subprocess.run(["node", "--check", file], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+
+def test_options_of_the_clients_are_described():
+    text = BROWSER.read_text()
+    declarations = {
+        "EventStream": ("eventstream.d.ts", "EventStreamOptions"),
+        "ReconnectingEventSource": (
+            "reconnecting-eventsource.d.ts",
+            "ReconnectingEventSourceInit",
+        ),
+    }
+    for section, (file, name) in declarations.items():
+        source = (ROOT / "js" / "types" / file).read_text()
+        body = re.search(rf"interface {name}[^{{]*{{\n(.*?)^}}", source, re.DOTALL | re.MULTILINE)[
+            1
+        ]
+        declared = re.findall(r"^  (\w+)\??:", body, re.MULTILINE)
+        table = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+        rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|.*\|.*\|$", table, re.MULTILINE)
+        described = [option for row in rows for option in re.findall(r"\w+", row)]
+        assert set(declared) <= set(described), section
+        assert set(described) - set(declared) <= {"withCredentials"}, section  # EventSource's own
 
 
 def prose(page: Path) -> str:
@@ -162,6 +212,13 @@ def test_static_files_of_the_readme_exist():
         assert finders.find(name), name
 
 
+def test_every_source_of_the_scripts_is_described():
+    text = ARCHITECTURE.read_text().partition("\n## In the browser\n")[2].partition("\n## ")[0]
+    first_cells = re.findall(r"^\| (`.+?) \|", text, re.MULTILINE)
+    described = {name for cell in first_cells for name in re.findall(r"`([\w-]+)`", cell)}
+    assert described == {file.stem for file in (ROOT / "js").glob("*.js")} - {"build"}
+
+
 # The layers of the architecture
 
 
@@ -169,7 +226,8 @@ def layers() -> dict[str, int]:
     """Return each module's layer, from the table in the architecture, 0 at the bottom."""
     found: dict[str, int] = {}
     layer = -1
-    for cell in re.findall(r"^\| (.+?) \| ", ARCHITECTURE.read_text(), re.MULTILINE):
+    table = ARCHITECTURE.read_text().partition("\n## Layers\n")[2].partition("\n## ")[0]
+    for cell in re.findall(r"^\| (.+?) \| ", table, re.MULTILINE):
         if cell.startswith("**"):
             layer += 1
         found |= dict.fromkeys(re.findall(r"`(\w+)`", cell), layer)
@@ -369,6 +427,7 @@ class Project:
         """Append to a file, where ``# ...`` in a list stands for what is there."""
         code = re.sub(r"^(\w+) = \[\n(.*?)# \.\.\.$", r"\1 = [\n\2*\1,", code, flags=re.M | re.S)
         path = self.folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{path.read_text()}\n{code}" if path.exists() else code)
 
     def take(self, section: str, file: str) -> None:
@@ -416,15 +475,13 @@ def open_stream(port: int) -> EventSource | None:
         return None
 
 
-@pytest.mark.slow
-def test_snippets_of_the_readme_work_in_a_project(project):
+def add_snippets(project: Project) -> None:
+    """Add what the README shows, and what it takes for granted."""
     project.take("Set-up", "mysite/urls.py")
-    (project.folder / "myapp").mkdir()
     for file, code in {
         "myapp/__init__.py": "",
         "myapp/models.py": "from django.db import models\n"
         "class Message(models.Model):\n    text = models.TextField()\n",
-        "myapp/templates/myapp/page.html": "{{ messages }} {{ last_event_id }}",
         "mysite/settings.py": 'INSTALLED_APPS += ["myapp"]\n',
         "mysite/urls.py": "from myapp import async_views, pages, views\n"
         "urlpatterns += [\n"
@@ -433,15 +490,19 @@ def test_snippets_of_the_readme_work_in_a_project(project):
         '    path("page/", pages.page),\n'
         "]\n",
     }.items():
-        (project.folder / file).parent.mkdir(parents=True, exist_ok=True)
         project.add(code, file)
-    for found in blocks(README, "python"):
+    for found in [*blocks(README, "python"), *blocks(README, "html")]:
         if found.file and found.section not in ("Set-up", "Set-up through Channels", "runserver"):
             project.add(found.code, found.file)
+    project.manage("makemigrations", "myapp")
+
+
+@pytest.mark.slow
+def test_snippets_of_the_readme_work_in_a_project(project):
+    add_snippets(project)
     project.add(MORE_TESTS, "myapp/more_tests.py")
 
     assert "no issues" in project.manage("check", "--fail-level", "WARNING")
-    project.manage("makemigrations", "myapp")
     assert "Ran 2 tests" in project.manage("test")
     assert "Ran 4 tests" in project.manage("test", "myapp.more_tests")
 
@@ -465,7 +526,7 @@ class SnippetTests(TestCase):
         self.assertEqual(output.getvalue(), '1\\n1 message {{"text": "hello"}}\\n')
 
     def test_page(self):
-        self.assertContains(self.client.get("/page/"), "test:0")
+        self.assertContains(self.client.get("/page/"), "/events/?lastEventId=test:0")
 
     async def test_announce(self):
         with capture_events() as events:
