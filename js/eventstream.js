@@ -53,8 +53,9 @@ export class EventStream {
   /** @param {string | URL} url @param {Options} [options] */
   constructor(url, options = {}) {
     for (const [name, value] of Object.entries(options)) {
-      const fits = /^(on|get)/.test(name) ? typeof value === "function" : !/Time/.test(name) || value >= 0;
-      need(fits || value == null, `a ${/Time/.test(name) ? "number" : "function"} as ${name}`);
+      const type = /^(on|get)/.test(name) ? "function" : /Time/.test(name) ? "number" : typeof value;
+      // NaN is no number to wait for.
+      need(value == null || (typeof value === type && !(value < 0 || value !== value)), `a ${type} as ${name}`);
     }
     const request = new Request(url, options); // which checks what fetch takes
     need(/^http/.test(request.url), `an http: or https: URL, not ${url}`);
@@ -79,9 +80,12 @@ export class EventStream {
     }
     const listening = { capture: true, signal: this.#closing.signal };
     const look = (/** @type {{ type?: string }} */ { type = "" }) => {
+      // A page that is frozen, or kept for the way back, must not hold what others wait for. On its
+      // way there it becomes hidden, after "pagehide".
+      if (!/vis/.test(type)) {
+        this.#pause(listening, /ze|hide/.test(type));
+      }
       this.#pause(look, pauseWhenHidden && globalThis.document?.hidden);
-      // A page that is frozen, or kept for the way back, must not hold what others wait for.
-      this.#pause(listening, /ze|hide/.test(type));
     };
     for (const type of ["visibilitychange", "freeze", "resume", "pagehide", "pageshow"]) {
       globalThis.addEventListener?.(type, look, listening);
@@ -102,9 +106,7 @@ export class EventStream {
     /** @type {[string, typeof callback]} */
     const entry = [type, callback];
     this.#callbacks.add(entry);
-    return () => {
-      this.#callbacks.delete(entry);
-    };
+    return () => this.#callbacks.delete(entry);
   }
 
   close() {
@@ -159,7 +161,6 @@ export class EventStream {
       this.#setState("paused");
     } else if (!this.#session) {
       this.#session = new AbortController();
-      this.#setState("connecting");
       (this.#options.group ? share : keepReading)(
         this,
         this.#options,
@@ -168,6 +169,7 @@ export class EventStream {
         (state, reason) => this.#setState(state, reason),
         (error) => this.#end(error),
       );
+      this.#setState("connecting"); // now that a callback may end it
     }
   }
 

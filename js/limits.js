@@ -14,9 +14,9 @@ export const ROOM = 1000;
 /** How often an iterator gets its turn before it is held to be slow. */
 export const TURNS = 10_000;
 
-/** How many characters tabs keep for those that ask, and as how many each event counts at least. */
-export const KEPT = 1_000_000;
-export const EVENT = 1000;
+/** How many events tabs keep for those that ask, and up to how many characters each. */
+export const KEPT = 500;
+export const LARGE = 4000;
 
 /** Silence after which a tab asks whether the leader is still there. */
 export const SILENCE = 30_000;

@@ -21,7 +21,7 @@ function parse(text) {
   /** @type {Position} */
   const position = new Map();
   for (const pair of text.split(",")) {
-    const [, name, number] = /^([^:]+):(\d+)$/.exec(pair) || [];
+    const [, name, number] = pair.match(/^([^:]+):(\d+)$/) || [];
     if (!name) {
       return new Map();
     }
@@ -63,7 +63,7 @@ export function take(own, { type, data, prev, lastEventId }) {
     const was = before.get(name) ?? number - 1; // the service counts 1, 2, 3 ...
     const at = position.get(name) ?? was; // it starts at the present
     // Backwards: the service lost its counters, and all begin anew.
-    const anew = resets.delete(decodeURIComponent(name)) && was > number;
+    const anew = resets.size && resets.delete(decodeURIComponent(name)) && was > number;
     if (anew || (at < number && number !== was)) {
       if (at < was && !anew) {
         return undefined;

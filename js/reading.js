@@ -51,7 +51,7 @@ export async function keepReading(stream, options, signal, ...[onblock, onstate,
   const watchdog = new Watchdog(again, again, options.stallTimeout);
   signal.addEventListener("abort", () => {
     watchdog.stop();
-    again(); // which ends
+    again(); // and so the end
   });
 
   /** @type {any} */
@@ -112,7 +112,7 @@ export async function keepReading(stream, options, signal, ...[onblock, onstate,
     if (reason?.status === 401 && options.getHeaders && !refused) {
       refused = atOnce = true; // with new headers
     }
-    if (!atOnce && !signal.aborted) {
+    if (!atOnce) {
       await new Promise((/** @type {(_: void) => void} */ resolve) => {
         wake = resolve;
         setTimeout(wake, backoff.next());

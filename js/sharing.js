@@ -15,7 +15,7 @@
  * - `ask`: whether the leader is there, and for what follows the position; by the others
  */
 
-import { AHEAD, EVENT, FAREWELL, KEPT, PATIENCE, SILENCE } from "./limits.js";
+import { AHEAD, FAREWELL, KEPT, LARGE, PATIENCE, SILENCE } from "./limits.js";
 import { RESET, covers, take } from "./position.js";
 import { StreamError, keepReading } from "./reading.js";
 import { Watchdog } from "./watchdog.js";
@@ -44,28 +44,27 @@ export function share(tab, options, signal, ...[onblock, onstate, onend]) {
   let target = "";
   /** @type {import("./position.js").Message[]} */
   let kept = [];
-  let weight = 0;
   /** Until when the leader should have answered. @type {any} */
   let timer;
-  let heard = false;
+  /** @type {boolean | undefined} */
+  let heard;
   /** Of the lock. @type {AbortController | undefined} */
   let pending;
   let release = () => {};
-  let ended = false;
+  /** @type {boolean | undefined} */
+  let ended;
 
   const post = (/** @type {object} */ message) => {
     const { lastEventId } = tab;
     bus.postMessage({ lastEventId, prev: lastEventId, ...message, from: me });
   };
 
-  const keep = (/** @type {import("./position.js").Message} */ message) => {
-    const weigh = (/** @type {{ data?: string }} */ { data = "" }) => data.length + EVENT;
-    kept.push(message);
-    weight += weigh(message);
-    // From before a reset nobody can go on.
-    while (kept[0] && (weight > KEPT || message.type === RESET)) {
-      weight -= weigh(/** @type {any} */ (kept.shift()));
-    }
+  const keep = (/** @type {any} */ message) => {
+    // From before a reset, or across a gap, nobody can go on.
+    kept =
+      message.type === RESET || message.data?.length > LARGE
+        ? []
+        : [...kept, message].slice(-KEPT);
   };
 
   const disconnect = () => {
@@ -207,6 +206,7 @@ export function share(tab, options, signal, ...[onblock, onstate, onend]) {
       }
     } else if (!asks) {
       heard = true;
+      leader ??= from; // or it would not take what comes before the answer
       if (state && (from !== leader || to === me)) {
         leader = from;
         answered();

@@ -34,6 +34,7 @@ export class World {
   channels = new Set();
   trace = [];
   errors = [];
+  isUnruly = false;
   #count = 0;
   #queues = new Map();
 
@@ -62,7 +63,7 @@ export class World {
       time = Math.max(time, this.#queues.get(queue) ?? 0);
       this.#queues.set(queue, time);
     }
-    const task = { tab, run, time, number: this.#count++, queued: queue !== undefined };
+    const task = { tab, run, time, number: this.#count++, queue };
     this.tasks.push(task);
     return task;
   }
@@ -113,6 +114,18 @@ export class World {
     const tab = new Tab(this, `tab-${this.tabs.length}`);
     this.tabs.push(tab);
     return this.as(tab, () => makeStream(tab)).then(() => tab);
+  }
+
+  /** A tab goes on that stood still: what waited for it comes, if unruly, each queue by itself. */
+  thaw(tab) {
+    tab.frozen = false;
+    if (!this.isUnruly) return;
+    const order = new Map();
+    for (const task of this.tasks) {
+      if (task.tab !== tab || task.time > this.now) continue;
+      if (!order.has(task.queue)) order.set(task.queue, this.now + this.between(0, 20));
+      task.time = order.get(task.queue);
+    }
   }
 
   /** The tab is gone, without a word. */
