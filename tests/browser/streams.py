@@ -68,8 +68,10 @@ def wait_for_events(page: Page, expected: list[Any], timeout: float = TIMEOUT) -
 
 
 def send(site: Site, channel: str, numbers: range) -> list[int]:
-    """Send numbers as events; return them."""
-    site.send(*({"channel": channel, "event_type": "message", "data": n} for n in numbers))
+    """Send numbers as events, many at once; return them."""
+    events = [{"channel": channel, "event_type": "message", "data": n} for n in numbers]
+    # In one transaction, which takes a fraction of the time of many.
+    site.send(*events, transaction="commit")
     return list(numbers)
 
 

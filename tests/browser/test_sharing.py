@@ -111,10 +111,10 @@ def test_when_the_leader_is_closed_another_tab_leads_without_loss(
 ) -> None:
     leader, *others = open_tabs(context, site, url, 6)
     with sending(site, channel) as sent:
-        wait_until(lambda: len(sent) > 50)
+        wait_until(lambda: len(sent) > 20)
         closed = time.time()
         leader.close()
-        wait_until(lambda: len(sent) > 250)
+        wait_until(lambda: len(sent) > 120)
     for tab in others:
         wait_for_events(tab, sent)
         assert longest_wait(tab, closed) < 2
@@ -126,11 +126,11 @@ def test_when_the_leader_crashes_another_tab_leads_without_loss(
 ) -> None:
     leader, *others = open_tabs(context, site, url, 4)
     with sending(site, channel) as sent:
-        wait_until(lambda: len(sent) > 50)
+        wait_until(lambda: len(sent) > 20)
         crashed = time.time()
         with pytest.raises(Error, match="crash"):
             leader.goto("chrome://crash")
-        wait_until(lambda: len(sent) > 250)
+        wait_until(lambda: len(sent) > 120)
     for tab in others:
         wait_for_events(tab, sent)
         assert longest_wait(tab, crashed) < 2
@@ -145,11 +145,11 @@ def test_a_stream_that_is_closed_hands_over_without_loss(
     with sending(site, channel) as sent:
         for tab in tabs[:-1]:
             count = len(sent)
-            wait_until(lambda count=count: len(sent) > count + 30)  # type: ignore[misc]
+            wait_until(lambda count=count: len(sent) > count + 10)  # type: ignore[misc]
             closed = time.time()
             tab.evaluate("stream.close()")
-            wait_until(lambda count=count: len(sent) > count + 90)  # type: ignore[misc]
-            wait_for(last, f"seen.events.length > {count + 60}")
+            wait_until(lambda count=count: len(sent) > count + 40)  # type: ignore[misc]
+            wait_for(last, f"seen.events.length > {count + 30}")
             assert longest_wait(last, closed) < 2
     wait_for_events(last, sent)
     assert count_streams(site) == 1
