@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from random import Random
 
 import pytest
 from playwright.sync_api import Page
@@ -692,6 +693,48 @@ def test_fifty_thousand_events_over_many_connections_without_loss_or_leak(contex
     assert wire.most_open == 1
     # 40,000 events of 100 bytes later.
     assert sizes[-1] - sizes[0] < 500_000
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_the_server_does_each_event_arrives_once_and_in_order(page, wire, seed):
+    random = Random(seed)
+    start(page, wire.url("/a"), max_retry_time=5, lastEventId="n:0")
+    position = 0  # after the last event that was sent completely
+    while position < 150:
+        request = wire.take("/a")
+        assert request.last_event_id == f"n:{position}"
+        fault = random.choice(["status", "type", "cut", "refuse", *["stream"] * 4])
+        if fault == "status":
+            request.answer(random.choice([400, 403, 404, 429, 500, 502, 503]), {})
+        elif fault == "type":
+            request.answer(headers={"Content-Type": "text/html"}, body=b"data: no\n\n")
+        elif fault == "stream":
+            request.answer(body=random.choice([b"", b"retry: 1\n\n", b": padding\r\n\r\n"]))
+            body = b""
+            for _ in range(random.randrange(20)):
+                position += 1
+                end = random.choice([b"\n", b"\r", b"\r\n"])
+                lines = [b"id: n:%d" % position, b"data: %d" % position, b": x", b""]
+                body += b"".join(line + end for line in lines)
+            body += (b"\nid: n:%d\ndata: x\nevent: y\n" % (position + 1))[: random.randrange(22)]
+            for piece in range(0, len(body), size := random.randrange(1, 200)):
+                request.send(body[piece : piece + size])
+            # What is cut off may get lost on the way.
+            log(page, f"(log.findLast(([type]) => type === 'message')?.[1] ?? 0) == {position}")
+        if fault == "refuse":
+            count = len(log(page))
+            wire.refuse()
+            request.cut()
+            log(page, f"log.length > {count + 2}")
+            wire.listen()
+        elif fault == "cut" or random.random() < 0.5:
+            request.cut()
+        else:
+            request.end()
+    messages = [entry for entry in log(page) if entry[0] not in ("open", "error")]
+    assert messages == [["message", str(n), f"n:{n}"] for n in range(1, position + 1)]
+    wire.take("/a")
+    assert wire.most_open == 1
 
 
 # With the real servers

@@ -43,9 +43,9 @@ class Request:
 
     @property
     def last_event_id(self) -> str | None:
-        """The position that it resumes from: that of the parameter, or else of the header."""
+        """The position that it resumes from: that of the header, or else of the parameter."""
         values = [value for name, value in self.query if name == "lastEventId"]
-        return values[-1] if values else self.headers.get("last-event-id")
+        return self.headers.get("last-event-id", values[-1] if values else None)
 
     def answer(
         self, status: int = 200, headers: Mapping[str, str] = STREAM, body: bytes = b""
