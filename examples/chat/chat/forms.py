@@ -43,6 +43,7 @@ class HistoryForm(forms.Form):
 class MessageForm(forms.Form):
     from_ = forms.CharField(max_length=30, validators=[validate_nickname])
     text = forms.CharField(max_length=2000)
+    key = forms.CharField(max_length=64, required=False)
 
     def add_prefix(self, field_name):
         # "from" is a word of Python's, and cannot name the attribute.

@@ -42,7 +42,9 @@ def show_room(request, room):
         "page-size": PAGE_SIZE,
         **history(room),
     }
-    return render(request, "chat/room.html", {"page": page})
+    # The template cannot ask for the position, which has to be older than the history.
+    context = {"page": page, "last_event_id": page["last-event-id"]}
+    return render(request, "chat/room.html", context)
 
 
 # Apps on phones have no page to get a CSRF token from. A forged request gains nothing here: who
@@ -59,7 +61,7 @@ def messages(request, room):
         form = MessageForm(request.POST)
         if not form.is_valid():
             return bad_request(form)
-        message = send_message(room, form.cleaned_data["from_"], form.cleaned_data["text"])
+        message = send_message(room, **form.cleaned_data)
         return JsonResponse(message.as_data())
     form = HistoryForm(request.GET)
     if not form.is_valid():
@@ -80,14 +82,17 @@ def history(room, before=None):
     }
 
 
-def send_message(room, author, text):
+def send_message(room, from_, text, key):
     # The message and its event are stored together or not at all: a message that anybody sees in
     # the history also reaches the streams, even if this process is killed after the commit.
     with transaction.atomic():
         # Locked, for messages of a room to get their ids in the order of their commits.
         # (SQLite, which has one writer at a time, needs and knows no such lock.)
         locked_room, _ = Room.objects.select_for_update().get_or_create(name=room)
-        message = Message.objects.create(room=locked_room, author=author, text=text)
+        # A client that got no answer sends again, and cannot know whether that is needed.
+        if key and (sent := Message.objects.filter(room=locked_room, key=key).first()):
+            return sent
+        message = Message.objects.create(room=locked_room, author=from_, text=text, key=key or None)
         send_event(channel_of(room), "message", message.as_data())
     return message
 
