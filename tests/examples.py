@@ -34,7 +34,11 @@ class Example:
 
     @property
     def _environment(self) -> dict[str, str]:
-        return {"PYTHONPATH": os.pathsep.join([str(self.folder), str(EXAMPLES.parent)])}
+        [settings] = self.folder.glob("*/settings.py")
+        return {
+            "DJANGO_SETTINGS_MODULE": f"{settings.parent.name}.settings",
+            "PYTHONPATH": os.pathsep.join([str(self.folder), str(EXAMPLES.parent)]),
+        }
 
     def manage(self, *arguments: str) -> None:
         """Run a management command to its end."""

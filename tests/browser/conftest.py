@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from tests.browser.visitors import Visitors
 from tests.browser.wire import Wire, serve_bytes
 from tests.processes import TIMEOUT, Site, serve
 
@@ -105,3 +106,14 @@ def wire() -> Iterator[Wire]:
     """A server, of another origin, that does what the test says."""
     with serve_bytes() as wire:
         yield wire
+
+
+expect.set_options(timeout=TIMEOUT * 1000)
+
+
+@pytest.fixture
+def visitors(browser: Browser) -> Iterator[Visitors]:
+    """People who visit the examples."""
+    visitors = Visitors(browser)
+    yield visitors
+    visitors.leave()

@@ -78,7 +78,7 @@ export class Outbox {
     item.dataset.key = key;
     const status = element("span", "status", "");
     item.append(element("p", "", text), status);
-    setTimeout(() => (status.textContent = "Waiting to be sent"), LATE);
+    setTimeout(() => (status.textContent = "Waiting…"), LATE);
     this.#list.append(item);
   }
 

@@ -38,6 +38,7 @@ const pauses = new Pauses();
 
 const stream = new EventStream(document.body.dataset.events, {
   shareKey: page.user, // All tabs of a person in a room have one connection.
+  maxRetryTime: 5_000, // somebody is waiting
   onstatechange: changed,
   onreset: reload,
   onerror(error) {
