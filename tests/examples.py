@@ -9,8 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from tests.processes import ASGI_SERVERS, Process, Site, free_port, wait_until
+
+S = TypeVar("S", bound=Site)
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -55,11 +58,16 @@ class Example:
         return Process(command, env=self._environment)
 
     @contextlib.contextmanager
-    def serve(self, server: str, application: str) -> Iterator[Site]:
+    def serve(
+        self,
+        server: str,
+        application: str,
+        kind: type[S] = Site,  # type: ignore[assignment]
+    ) -> Iterator[S]:
         """Serve it, and wait until it answers."""
         command = ASGI_SERVERS[server](application, self.port)
         with Process([sys.executable, "-m", *command], env=self._environment) as process:
-            site = Site(process, self.port)
+            site = kind(process, self.port)
 
             def answers() -> bool:
                 try:

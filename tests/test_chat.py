@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import pytest
 
-from tests.processes import Process, Site, free_port, wait_until
+from tests.examples import Example
+from tests.processes import Site
 
 pytestmark = pytest.mark.slow
 
-PROJECT = Path(__file__).parent.parent / "examples" / "chat"
 #: A plain Django application, and the same through Channels.
-WAYS = ["asgi", "asgi_channels"]
+WAYS = ["chat_project.asgi:application", "chat_project.asgi_channels:application"]
 
 
 class Chat(Site):
@@ -69,39 +63,10 @@ class PageReader(HTMLParser):
             self.data += data
 
 
-@contextlib.contextmanager
-def serve_chat(way: str, database: Path) -> Iterator[Chat]:
-    environment = {
-        "DJANGO_SETTINGS_MODULE": "chat_project.settings",
-        "CHAT_DATABASE": str(database),
-        "PYTHONPATH": os.pathsep.join([str(PROJECT), str(PROJECT.parent.parent)]),
-    }
-    if not database.exists():
-        subprocess.run(
-            [sys.executable, "-m", "django", "migrate", "-v0"],
-            env={**os.environ, **environment},
-            check=True,
-            timeout=60,
-        )
-    port = free_port()
-    command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(port), "-v0"]
-    application = f"chat_project.{way}:application"
-    with Process([*command, application], env=environment) as process:
-        chat = Chat(process, port)
-
-        def answers() -> bool:
-            try:
-                return chat.request("GET", "/")[0] == 200
-            except OSError:
-                return False
-
-        wait_until(answers, alive=process, timeout=60)
-        yield chat
-
-
 @pytest.fixture(scope="module", params=WAYS)
 def chat(request, tmp_path_factory):
-    with serve_chat(request.param, tmp_path_factory.mktemp("chat") / "chat.sqlite3") as chat:
+    example = Example("chat", tmp_path_factory.mktemp("chat"))
+    with example.serve("daphne", request.param, Chat) as chat:
         yield chat
 
 
@@ -119,6 +84,22 @@ def test_message_is_answered_stored_and_streamed_alike(chat):
         "messages": [second, first],
         "last-event-id": events[1].last_event_id,
     }
+
+
+def test_message_that_is_sent_again_with_its_key_is_there_once(chat):
+    fields = {"from": "Ann", "text": "Hello", "key": "1-2-3"}
+    with chat.stream("again") as stream:
+        stream.next()
+        answers = [chat.post("again", fields) for _ in range(2)]
+        other = chat.post("again", {**fields, "key": "4-5-6"})
+        events = stream.take(2)
+    assert answers[0] == answers[1]
+    (_, first), (_, second) = answers[0], other
+    assert (first["key"], second["key"]) == ("1-2-3", "4-5-6")
+    assert [json.loads(event.data) for event in events] == [first, second]
+    assert chat.history("again")["messages"] == [second, first]
+    # It is a key of its room.
+    assert chat.post("elsewhere", fields)[1]["id"] not in {first["id"], second["id"]}
 
 
 def test_client_gets_what_it_missed_while_away(chat):
@@ -164,6 +145,7 @@ def test_room_may_have_a_name_in_any_script(chat, room):
         ({"from": "x" * 31, "text": "Hello"}, {"from"}),
         ({"from": "Ann", "text": "x" * 2001}, {"text"}),
         ({"from": "Ann", "text": "\0"}, {"text"}),
+        ({"from": "Ann", "text": "Hello", "key": "x" * 65}, {"key"}),
     ],
 )
 def test_bad_message_is_refused_with_the_reason(chat, fields, errors):
@@ -254,13 +236,13 @@ def test_files_of_the_page_are_served_and_none_is_a_third_partys(chat):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_nothing_is_lost_or_doubled_when_the_server_is_killed(way, tmp_path):
-    database = tmp_path / "chat.sqlite3"
-    with serve_chat(way, database) as chat, chat.stream("killed") as stream:
+    example = Example("chat", tmp_path)
+    with example.serve("daphne", way, Chat) as chat, chat.stream("killed") as stream:
         stream.next()
         sent = [chat.say("killed", "Ann", f"before {number}") for number in range(3)]
         received = stream.take(2)
         chat.process.kill()
-    with serve_chat(way, database) as chat:
+    with example.serve("daphne", way, Chat) as chat:
         sent.append(chat.say("killed", "Ann", "while away"))
         with chat.stream("killed", received[-1].last_event_id) as stream:
             stream.next()

@@ -400,7 +400,6 @@ def test_chat_can_be_used_with_the_keyboard_alone(visitors, example, site, room)
     bob = come_in(visitors.come(), example, room, "Bob")
     say(bob, "Hello")
     page = visitors.come().new_page()
-    page.add_init_script(WATCH)
     page.goto(f"{example.url}/?room={room}")
     keyboard = page.keyboard
     keyboard.type("Ann")  # the field has the focus

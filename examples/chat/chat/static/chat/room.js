@@ -142,6 +142,7 @@ function send() {
 composer.addEventListener("submit", (event) => {
   event.preventDefault();
   send();
+  text.focus();
 });
 text.addEventListener("input", saveDraft);
 text.addEventListener("keydown", (event) => {
