@@ -376,6 +376,7 @@ def test_hostile_texts_are_texts(visitors, example, site, room):
     mallory.goto(f"{example.url}/?room={room}")
     mallory.get_by_role("textbox", name="Nickname").fill(name)
     mallory.get_by_role("button", name="Join").click()
+    expect(state(mallory)).to_have_text("Live")
     say(mallory, *texts)
     ann = visitors.come().new_page()
     dialogs: list[str] = []

@@ -11,8 +11,11 @@ export class Messages {
   #newer = document.getElementById("newer");
   #readOut = document.getElementById("read-out");
   #user;
-  /** Counts the histories; an item knows in which one it came. */
+  /** Counts the doubts; an item knows after which one it came. */
   #generation = 0;
+  #isInDoubt = false;
+  /** Up to this id nothing is missing, from the oldest message shown on. */
+  #upTo = 0;
   /** Whether the end of the messages stays in sight: unless the person scrolled away from it. */
   #following = true;
   #unseen = 0; // messages below the part in sight
@@ -38,6 +41,7 @@ export class Messages {
   fill(newestFirst) {
     const fromEnd = this.#scroller.scrollHeight - this.#scroller.scrollTop;
     newestFirst.toReversed().forEach((message) => this.#show(message));
+    this.#upTo = Math.max(this.#upTo, newestFirst[0]?.id ?? 0);
     if (this.#following) this.showEnd();
     else this.#scroller.scrollTop = this.#scroller.scrollHeight - fromEnd;
   }
@@ -45,25 +49,32 @@ export class Messages {
   /** What was shown so far may be wrong: the next `replace` decides about it. */
   doubt() {
     this.#generation += 1;
+    this.#isInDoubt = true;
   }
 
   /** Show this history in place of what was shown before `doubt`. */
   replace(newestFirst, isAll) {
-    const ids = new Set(newestFirst.map((message) => message.id));
     const oldest = newestFirst.at(-1)?.id ?? 0;
-    const items = [...this.#list.children];
     // Where the history does not reach back to what was shown, a hole would be between them.
-    const reachesBack = !isAll && items.some((item) => ids.has(Number(item.dataset.id)));
-    for (const item of items) {
+    const reachesBack = !isAll && oldest <= this.#upTo;
+    for (const item of [...this.#list.children]) {
       const isOlder = Number(item.dataset.id) < oldest;
       if (Number(item.dataset.generation) < this.#generation && !(isOlder && reachesBack)) {
         item.remove();
       }
     }
+    this.#upTo = 0;
+    this.#isInDoubt = false;
     this.fill(newestFirst);
   }
 
-  /** Show a message that came just now. */
+  /** Show a message of the stream, which brings them in order. */
+  receive(message) {
+    if (!this.#isInDoubt) this.#upTo = Math.max(this.#upTo, message.id);
+    this.add(message);
+  }
+
+  /** Show a new message, however it came. */
   add(message) {
     if (!this.#show(message)) return;
     const isOwn = message.from === this.#user;

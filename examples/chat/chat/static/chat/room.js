@@ -46,7 +46,7 @@ const stream = new EventStream(document.body.dataset.events, {
   },
 });
 stream.on("message", ({ data }) => {
-  messages.add(data);
+  messages.receive(data);
   outbox.confirm([data]);
 });
 
@@ -160,6 +160,7 @@ addEventListener("online", showState);
 addEventListener("online", () => outbox.hope());
 addEventListener("offline", showState);
 
-text.value = kept(draft, "");
+text.value ||= kept(draft, ""); // Somebody may have been faster than this script.
+composer.querySelector("button").disabled = false;
 show(page, (history) => messages.fill(history));
 outbox.send();
