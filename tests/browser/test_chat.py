@@ -151,7 +151,7 @@ def test_two_people_lose_and_repeat_nothing_when_the_server_is_killed(
             assert page.evaluate("() => readOut") == read_out
 
 
-def test_message_whose_answer_got_lost_is_there_once(visitors, example, site, room):
+def test_message_whose_answer_got_lost_is_there_once(example, site, visitors, room):
     visitors.expected = SERVER_FAILS
     page = come_in(visitors.come(), example, room, "Ann")
     # The stream must not bring it first, and so make the second attempt needless.
@@ -173,7 +173,7 @@ def test_message_whose_answer_got_lost_is_there_once(visitors, example, site, ro
         expect_messages(page, ["Once"])
         assert len(answers) == 2
         assert answers[0] == answers[1]
-        page.unroute("**/events/**")
+        page.unroute_all(behavior="wait")
         expect(state(page)).to_have_text("Live")
         say(page, "Twice")
         expect_messages(page, ["Once", "Twice"])
@@ -282,9 +282,10 @@ def test_kick_says_why_and_keeps_what_was_typed(visitors, tmp_path, room):
         expect(state(page)).to_have_text("Live")
         expect(page.get_by_role("alert")).to_have_count(0)
         expect(composer(page)).to_have_value("Half a sen")
+        visitors.leave()  # before the server does
 
 
-def test_tabs_of_a_person_share_a_connection(visitors, example, site, room):
+def test_tabs_of_a_person_share_a_connection(example, site, visitors, room):
     context = visitors.come()
     requests: list[str] = []
     context.on("request", lambda request: requests.append(request.url))
@@ -302,7 +303,7 @@ def test_tabs_of_a_person_share_a_connection(visitors, example, site, room):
     assert len([url for url in requests if "/events/" in url]) == 2
 
 
-def test_people_at_one_browser_have_connections_of_their_own(visitors, example, site, room):
+def test_people_at_one_browser_have_connections_of_their_own(example, site, visitors, room):
     context = visitors.come()
     requests: list[str] = []
     context.on("request", lambda request: requests.append(request.url))
@@ -313,7 +314,7 @@ def test_people_at_one_browser_have_connections_of_their_own(visitors, example, 
     assert len([url for url in requests if "/events/" in url]) == 2
 
 
-def test_what_is_sent_offline_arrives_when_online(visitors, example, site, room):
+def test_what_is_sent_offline_arrives_when_online(example, site, visitors, room):
     visitors.expected = SERVER_FAILS
     context = visitors.come()
     ann, bob = (
@@ -333,7 +334,7 @@ def test_what_is_sent_offline_arrives_when_online(visitors, example, site, room)
     assert told(site, room) == texts
 
 
-def test_nothing_typed_is_lost_with_a_reload(visitors, example, site, room):
+def test_nothing_typed_is_lost_with_a_reload(example, site, visitors, room):
     visitors.expected = SERVER_FAILS
     page = come_in(visitors.come(), example, room, "Ann")
     page.route(f"**/rooms/{room}/messages/", lambda route: route.abort())
@@ -347,7 +348,7 @@ def test_nothing_typed_is_lost_with_a_reload(visitors, example, site, room):
     assert told(site, room) == ["Sent", "Sent too"]
 
 
-def test_refused_message_goes_back_to_where_it_was_written(visitors, example, site, room):
+def test_refused_message_goes_back_to_where_it_was_written(example, site, visitors, room):
     visitors.expected = SERVER_FAILS  # the answer is a 400
     page = come_in(visitors.come(), example, room, "Ann")
     page.evaluate("() => document.getElementById('text').removeAttribute('maxlength')")
@@ -362,7 +363,7 @@ def test_refused_message_goes_back_to_where_it_was_written(visitors, example, si
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
-def test_hostile_texts_are_texts(visitors, example, site, room):
+def test_hostile_texts_are_texts(example, site, visitors, room):
     texts = [
         "<img src=x onerror=alert(1)>",
         "</script><script>alert(1)</script>",
@@ -397,7 +398,7 @@ def test_hostile_texts_are_texts(visitors, example, site, room):
     assert dialogs == []
 
 
-def test_chat_can_be_used_with_the_keyboard_alone(visitors, example, site, room):
+def test_chat_can_be_used_with_the_keyboard_alone(example, site, visitors, room):
     bob = come_in(visitors.come(), example, room, "Bob")
     say(bob, "Hello")
     page = visitors.come().new_page()
@@ -439,7 +440,7 @@ def assert_focus_is_seen(page: Page) -> None:
 
 
 def test_who_reads_further_up_is_told_of_new_messages_and_stays_there(
-    visitors, example, site, room
+    example, site, visitors, room
 ):
     shell(
         example,
@@ -485,7 +486,7 @@ def worst_looks(page: Page) -> Iterator[None]:
     page.unroute("**/messages/")
 
 
-def test_chat_can_be_read_and_named_on_any_screen(visitors, example, site, room):
+def test_chat_can_be_read_and_named_on_any_screen(example, site, visitors, room):
     visitors.expected = SERVER_FAILS
     names = ["Ann", "Bob", "Dörte", "Євген", "गीता", "Zoë", "max"]
     shell(

@@ -105,6 +105,7 @@ def test_clock_goes_on_without_repetition_when_the_sender_is_killed(visitors, ex
             after = seconds[len(before) :]
             assert after[0] > before[-1]
             assert after == [after[0] + number for number in range(len(after))]
+            visitors.leave()  # before the server does
 
 
 def test_clock_is_in_time(visitors, example):
@@ -124,6 +125,7 @@ def test_clock_is_in_time(visitors, example):
             late = sorted(page.evaluate("() => late"))
             assert late[0] >= 0
             assert late[len(late) // 2] < 500  # the poll interval, and a busy computer
+            visitors.leave()  # before the server does
 
 
 def test_clock_can_be_read_on_any_screen(visitors, example):
@@ -139,6 +141,7 @@ def test_clock_can_be_read_on_any_screen(visitors, example):
                 # It would be read out every second.
                 expect(page.get_by_role("timer")).to_have_attribute("aria-live", "off")
                 expect(page.get_by_role("status")).to_have_text("Live")
+            visitors.leave()  # before the server does
 
 
 def test_clock_has_less_than_sixty_lines_of_python():

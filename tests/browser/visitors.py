@@ -32,8 +32,8 @@ class Visitors:
 
     def leave(self) -> None:
         """Close their browsers, and fail if anything was wrong."""
-        for context in self._contexts:
-            context.close()
+        while self._contexts:
+            self._contexts.pop().close()
         assert not self.problems, self.problems
 
     def _console(self, message: ConsoleMessage) -> None:
