@@ -303,6 +303,31 @@ def test_tabs_of_a_person_share_a_connection(example, site, visitors, room):
     assert len([url for url in requests if "/events/" in url]) == 2
 
 
+def test_tabs_of_a_person_lose_and_repeat_nothing_when_the_server_is_killed(
+    visitors, example, room
+):
+    visitors.expected = SERVER_FAILS
+    context = visitors.come()
+    with example.serve("daphne", PLAIN) as site:
+        tabs = [come_in(context, example, room, "Ann") for _ in range(3)]
+        for number, tab in enumerate(tabs):
+            say(tab, f"Before {number}")
+        for tab in tabs:
+            expect(tab.locator("#messages li")).to_have_count(3)
+        site.process.kill()
+    for number, tab in enumerate(tabs):
+        expect(state(tab)).to_have_text("Reconnecting…")
+        say(tab, f"Meanwhile {number}")
+    with example.serve("daphne", PLAIN) as site:
+        for tab in tabs:
+            expect(state(tab)).to_have_text("Live")
+            expect(tab.locator("#messages li")).to_have_count(6)
+        texts = told(site, room)
+        assert sorted(texts[3:]) == [f"Meanwhile {number}" for number in range(3)]
+        for tab in tabs:
+            expect_messages(tab, texts)
+
+
 def test_people_at_one_browser_have_connections_of_their_own(example, site, visitors, room):
     context = visitors.come()
     requests: list[str] = []
