@@ -42,9 +42,9 @@ def show_room(request, room):
         "page-size": PAGE_SIZE,
         **history(room),
     }
-    # The template cannot ask for the position, which has to be older than the history.
-    context = {"page": page, "last_event_id": page["last-event-id"]}
-    return render(request, "chat/room.html", context)
+    # For the stream's URL. The tag could ask for the position itself, but after the history.
+    context = {"channel": channel_of(room), "last_event_id": page["last-event-id"]}
+    return render(request, "chat/room.html", {"page": page, **context})
 
 
 # Apps on phones have no page to get a CSRF token from. A forged request gains nothing here: who
