@@ -150,8 +150,15 @@ def test_links_lead_somewhere(page):
             continue
         path, _, anchor = link.partition("#")
         target = page.parent / unquote(path) if path else page
-        assert target.is_file(), link
+        assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pictures_are_there_and_can_be_told(page):
+    for picture in re.findall(r"<img [^>]+>", prose(page)):
+        assert (page.parent / re.search(r' src="([^"]+)"', picture)[1]).is_file(), picture
+        assert re.search(r' alt="[^"]+"', picture), picture
 
 
 def anchors(page: Path) -> set[str]:
@@ -205,6 +212,12 @@ def test_every_check_is_described():
 def test_public_names_are_in_the_readme():
     for name in django_eventstream.__all__:
         assert re.search(rf"\b{name}\b", README.read_text()), name
+
+
+def test_smallest_example_is_as_small_as_the_readme_says():
+    files = (ROOT / "examples" / "time").rglob("*.py")
+    lines = sum(len(file.read_text().splitlines()) for file in files)
+    assert f"{lines} lines of Python" in README.read_text()
 
 
 def test_static_files_of_the_readme_exist():

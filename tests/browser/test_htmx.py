@@ -36,8 +36,7 @@ def node_modules(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def example(tmp_path, node_modules, monkeypatch) -> Example:
-    monkeypatch.delenv("DJANGO_SETTINGS_MODULE")  # which processes would inherit
+def example(tmp_path, node_modules) -> Example:
     example = Example("htmx", tmp_path)
     if not (example.folder / "node_modules").exists():  # copied along from who ran npm there
         (example.folder / "node_modules").symlink_to(node_modules)
