@@ -144,7 +144,7 @@ export class EventStream {
       return: async () => {
         this.close();
         reader.cancel();
-        return { done: true };
+        return /** @type {IteratorReturnResult<undefined>} */ ({ done: true });
       },
     };
   }
