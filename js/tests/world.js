@@ -120,11 +120,14 @@ export class World {
   thaw(tab) {
     tab.frozen = false;
     if (!this.isUnruly) return;
-    const order = new Map();
+    const starts = new Map();
     for (const task of this.tasks) {
-      if (task.tab !== tab || task.time > this.now) continue;
-      if (!order.has(task.queue)) order.set(task.queue, this.now + this.between(0, 20));
-      task.time = order.get(task.queue);
+      if (task.tab !== tab) continue;
+      if (!starts.has(task.queue)) starts.set(task.queue, this.now + this.between(0, 20));
+      task.time = Math.max(task.time, starts.get(task.queue));
+      if (task.queue !== undefined) {
+        this.#queues.set(task.queue, Math.max(task.time, this.#queues.get(task.queue)));
+      }
     }
   }
 
