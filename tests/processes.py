@@ -8,6 +8,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.core.sseparser import SSEParser
 
@@ -41,6 +44,13 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise AssertionError("no port is free")
+
+
+def need(program: str) -> str:
+    """Return the path of a program of Debian's; where it is missing the test is skipped."""
+    if found := shutil.which(program):
+        return found
+    pytest.skip(f"needs {program} (on Debian: apt-get install {program})")
 
 
 def wait_until(

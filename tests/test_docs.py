@@ -27,7 +27,7 @@ from django_eventstream.channelmanager import DefaultChannelManager
 from django_eventstream.models import Event
 from django_eventstream.sse import KEEP_ALIVE
 from tests.core.sseparser import ParsedEvent
-from tests.processes import TIMEOUT, EventSource, Process, free_port, wait_until
+from tests.processes import TIMEOUT, EventSource, Process, free_port, need, wait_until
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -112,7 +112,9 @@ def test_javascript_blocks_are_javascript(page, tmp_path):
     for number, script in enumerate(scripts):
         file = tmp_path / f"{number}.mjs"
         file.write_text(script)
-        done = subprocess.run(["node", "--check", file], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [need("node"), "--check", file], capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 0, done.stderr
 
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import need
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 
 
 def npm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    program = shutil.which("npm")
-    assert program, "these tests need npm (on Debian: apt-get install npm)"
     return subprocess.run(
-        [program, *arguments],
+        [need("npm"), *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

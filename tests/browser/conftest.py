@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from tests.browser.visitors import Visitors
 from tests.browser.wire import Wire, serve_bytes
-from tests.processes import TIMEOUT, Site, serve
+from tests.processes import TIMEOUT, Site, need, serve
 
 FLAGS = [
     "--disable-background-networking",
@@ -35,8 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # tests of asyncio and of Django's ORM outside this folder would stumble over.
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    assert program, "these tests need Chromium (on Debian: apt-get install chromium)"
+    program = need("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program, headless=True, chromium_sandbox=False, args=FLAGS

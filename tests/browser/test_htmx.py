@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Page, Request, Route, expect
 
 from tests.examples import EXAMPLES, Example
-from tests.processes import TIMEOUT, Site, wait_until
+from tests.processes import TIMEOUT, Site, need, wait_until
 
 #: The page of the example for each version.
 PAGES = {"htmx 2": "/", "htmx 4": "/4/"}
@@ -30,7 +30,7 @@ def node_modules(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("npm")
     for name in ("package.json", "package-lock.json"):
         (folder / name).write_bytes((EXAMPLES / "htmx" / name).read_bytes())
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    command = [need("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
     subprocess.run(command, cwd=folder, check=True, timeout=120, capture_output=True)
     return folder / "node_modules"
 
