@@ -17,7 +17,8 @@ export class Backoff {
 
   /** Return the next pause in milliseconds. */
   next() {
-    const asked = this.retry ?? 0;
+    // With more digits than a number takes it is infinite, and the pause would be none at all.
+    const asked = Math.min(this.retry ?? 0, LONGEST_TIMER);
     // From 0 no doubling would lead away.
     const doubled = Math.max(1, this.retry ?? FIRST) * 2 ** this.#failures++;
     // Random: the clients of a server that failed must not all come back at once; not even those

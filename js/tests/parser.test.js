@@ -118,6 +118,7 @@ test("retry takes digits only, and counts at once", () => {
     ["retry: 10", 10],
     ["retry:010", 10],
     ["retry: 99999999999999999999", 1e20],
+    [`retry: ${"9".repeat(400)}`, Infinity],
     ["retry", undefined],
     ["retry: ", undefined],
     ["retry:  1", undefined],
