@@ -314,6 +314,13 @@ class TestUrl:
         for channels in (names, tuple(names), dict.fromkeys(names), iter(names)):
             assert url("channels=channels", channels=channels) == expected
 
+    @pytest.mark.parametrize("names", ["a, b,a", ",".join(["a", "b"] * 6), ["a", "b", "a"]])
+    def test_channels_that_are_named_twice_are_asked_for_once(self, names):
+        assert url("channels=names", names=names) == ["/events/", ["a", "b"], "a:0,b:0"]
+
+    def test_numbers_may_name_channels(self):
+        assert url("channels=names", names=[1, "1", 2]) == ["/events/", ["1", "2"], "1:0,2:0"]
+
     def test_host_and_query_are_kept(self):
         html = render(
             '{% eventstream_url "https://b.example:8/e/?k=%20&lastEventId=a:1&l#x" channel="a b" %}'

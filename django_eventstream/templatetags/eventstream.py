@@ -213,12 +213,12 @@ def _names(channel: Any, channels: Any) -> list[str]:
     elif isinstance(channels, str):
         names = [name.strip() for name in channels.split(",")]
     else:
-        names = list(dict.fromkeys(channels))
+        names = list(channels)
     if not names or not all(names):
         raise TemplateSyntaxError(
             "{% eventstream_url %} got an empty name of a channel: does the variable exist?"
         )
-    return [str(name) for name in names]
+    return list(dict.fromkeys(map(str, names)))
 
 
 def _reverse(
