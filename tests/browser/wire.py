@@ -47,6 +47,18 @@ class Request:
         values = [value for name, value in self.query if name == "lastEventId"]
         return self.headers.get("last-event-id", values[-1] if values else None)
 
+    def is_open(self) -> bool:
+        """Whether neither side has ended the connection."""
+        if self.gone.is_set():
+            return False
+        # The thread that reads from it may not have had its turn since the client left.
+        try:
+            return self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
     def answer(
         self, status: int = 200, headers: Mapping[str, str] = STREAM, body: bytes = b""
     ) -> None:
@@ -172,7 +184,7 @@ class Wire:
             return self._count_open()
 
     def _count_open(self) -> int:
-        return sum(not request.gone.is_set() for request in self.requests)
+        return sum(request.is_open() for request in self.requests)
 
     def refuse(self) -> None:
         """Refuse connections from now on; those that are open stay."""
