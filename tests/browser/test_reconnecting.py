@@ -826,6 +826,6 @@ def test_other_origins_that_are_not_allowed_hear_nothing(context, shared_databas
         page = open_page(context, site)
         page.evaluate(HELP)
         start(page, f"http://127.0.0.1:{other.port}/events/?channel=a", max_retry_time=20)
-        found = log(page, "log.length === 3")
-        assert found == [["error", 0]] * 3
+        found = log(page, "log.length >= 3")
+        assert found == [["error", 0]] * len(found)
         page.close()
