@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -12,6 +17,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.visitors import CONTRASTS, SERVER_FAILS, Visitors
 from tests.examples import EXAMPLES, Example
+from tests.processes import TIMEOUT, free_port
 
 APPLICATION = "clock.asgi:application"
 
@@ -142,6 +148,38 @@ def test_clock_can_be_read_on_any_screen(visitors, example):
                 expect(page.get_by_role("timer")).to_have_attribute("aria-live", "off")
                 expect(page.get_by_role("status")).to_have_text("Live")
             visitors.leave()  # before the server does
+
+
+def test_script_that_is_told_to_end_leaves_no_process_behind(tmp_path):
+    for name in ("scripts", "examples/time"):
+        shutil.copytree(EXAMPLES.parent / name, tmp_path / name)
+    shutil.copy(EXAMPLES.parent / "setup.py", tmp_path)
+    # Nothing is installed where this says that it is there.
+    python = tmp_path / ".venv-chat/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    installed = (
+        'printf "%s %s %s\\n" "$PWD" "$("$0" -VV)" "$(cksum <setup.py)" >.venv-chat/installed'
+    )
+    subprocess.run(["sh", "-c", installed, python], cwd=tmp_path, check=True)
+    with subprocess.Popen(
+        [tmp_path / "scripts/time"],
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "clock.settings",
+            "PYTHONPATH": str(EXAMPLES.parent),
+            "TIME_PORT": str(free_port()),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as script:
+        said = iter(script.stdout.readline, "")
+        assert any("Clock: http://127.0.0.1:" in line for line in said)
+        script.terminate()
+        # All that it started writes there, too: this returns when the last one has ended.
+        script.communicate(timeout=TIMEOUT)
 
 
 def test_clock_has_less_than_sixty_lines_of_python():
