@@ -166,9 +166,10 @@ class Site:
         path: str,
         body: str | None = None,
         headers: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT,
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         """Return status, headers and body of a response that ends."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()
