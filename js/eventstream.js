@@ -4,7 +4,7 @@
  * What pages may rely on is in `types/eventstream.d.ts`.
  */
 
-import { ROOM, TURNS } from "./limits.js";
+import { ENOUGH, ROOM, TURNS } from "./limits.js";
 import { EventStreamParser } from "./parser.js";
 import { RESET } from "./position.js";
 import { StreamError, keepReading } from "./reading.js";
@@ -72,12 +72,8 @@ export class EventStream {
         ? `1 ${request.credentials} ${this.url} ${shareKey}`
         : "";
     this.#options = { ...options, group };
-    if (onreset) {
-      this.on(RESET, (event) => onreset(event.data.channels, event));
-    }
-    if (onevent) {
-      this.on("*", (event) => event.type === RESET || onevent(event));
-    }
+    this.on(RESET, (event) => onreset?.(event.data.channels, event));
+    this.on("*", (event) => event.type === RESET || onevent?.(event));
     const listening = { capture: true, signal: this.#closing.signal };
     const look = (/** @type {{ type?: string }} */ { type = "" }) => {
       // A page that is frozen, or kept for the way back, must not hold what others wait for. On its
@@ -90,12 +86,11 @@ export class EventStream {
     for (const type of ["visibilitychange", "freeze", "resume", "pagehide", "pageshow"]) {
       globalThis.addEventListener?.(type, look, listening);
     }
-    const close = () => this.close();
-    signal?.addEventListener("abort", close, listening);
+    signal?.addEventListener("abort", () => this.close(), listening);
     // Callbacks that are set right after this miss nothing.
     queueMicrotask(() => {
       if (signal?.aborted) {
-        close();
+        this.close();
       }
       look({});
     });
@@ -122,7 +117,7 @@ export class EventStream {
           queue = controller;
         },
         pull: () => {
-          if (queue.desiredSize > ROOM / 2) {
+          if (queue.desiredSize > ENOUGH) {
             this.#pause(queue);
           }
         },
@@ -193,9 +188,7 @@ export class EventStream {
     for (const queue of this.#queues) {
       queue.close();
     }
-    if (error) {
-      call(this.#options.onerror, error);
-    }
+    call(error && this.#options.onerror, error);
   }
 
   /** @param {import("./parser.js").Block} block */

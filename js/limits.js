@@ -11,6 +11,9 @@ export const LONGEST_PAUSE = 30_000;
 /** How much may wait in an iterator: so many events, or ten thousand times as many characters. */
 export const ROOM = 1000;
 
+/** With so much room again, an iterator lets the stream go on. */
+export const ENOUGH = 500;
+
 /** How often an iterator gets its turn before it is held to be slow. */
 export const TURNS = 10_000;
 

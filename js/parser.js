@@ -22,7 +22,8 @@ export class EventStreamParser {
   // Replaces what is no UTF-8, and drops a byte order mark, at the start only.
   #decoder = new TextDecoder();
   #rest = ""; // of a line that has not ended
-  #afterCR = false; // whether an LF would belong to the line end before it
+  /** Whether an LF would belong to the line end before it. @type {boolean | undefined} */
+  #afterCR;
   #type = "";
   /** @type {string[]} */
   #data = [];
@@ -80,7 +81,7 @@ export class EventStreamParser {
     } else if (name === "id" && !value.includes("\0")) {
       this.#id = value;
     } else if (name === "retry" && /^\d+$/.test(value)) {
-      this.retry = Number(value);
+      this.retry = +value;
     }
   }
 

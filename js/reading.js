@@ -41,8 +41,10 @@ export async function keepReading(stream, options, signal, ...[onblock, onstate,
   let attempt = new AbortController();
   /** @type {undefined | (() => void)} */
   let wake;
-  let atOnce = false;
-  let refused = false; // for want of valid headers, since the last connection that stood
+  /** @type {boolean | undefined} */
+  let atOnce;
+  /** For want of valid headers, since the last connection that stood. @type {boolean | undefined} */
+  let refused;
   const again = () => {
     atOnce = true;
     attempt.abort(Error("lost"));
@@ -73,7 +75,8 @@ export async function keepReading(stream, options, signal, ...[onblock, onstate,
       }
       const response = await connect(url.href, { ...options, headers, signal: attempt.signal });
       watchdog.heard();
-      let opened = false;
+      /** @type {boolean | undefined} */
+      let opened;
       const parser = new EventStreamParser(lastEventId);
       for await (const blocks of read(response, parser)) {
         watchdog.heard(blocks);

@@ -55,8 +55,7 @@ export function share(tab, options, signal, ...[onblock, onstate, onend]) {
   let ended;
 
   const post = (/** @type {object} */ message) => {
-    const { lastEventId } = tab;
-    bus.postMessage({ lastEventId, prev: lastEventId, ...message, from: me });
+    bus.postMessage({ prev: tab.lastEventId, lastEventId: tab.lastEventId, ...message, from: me });
   };
 
   const keep = (/** @type {any} */ message) => {

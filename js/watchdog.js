@@ -19,7 +19,8 @@ const LONGEST_WITHOUT_ANSWER = 60_000;
 export class Watchdog {
   /** When something was heard last, in milliseconds; Infinity: nothing is expected. */
   #heard = Infinity;
-  #answered = false;
+  /** @type {boolean | undefined} */
+  #answered;
   /** When the last block came. */
   #block = Infinity;
   /** Between a block and the keep-alive after it. */
@@ -44,7 +45,7 @@ export class Watchdog {
     this.#timer = setInterval(check, TICK);
     globalThis.addEventListener?.("online", onreturn, options);
     globalThis.addEventListener?.("pageshow", (event) => event.persisted && onreturn(), options);
-    globalThis.document?.addEventListener("visibilitychange", check, options);
+    globalThis.addEventListener?.("visibilitychange", check, options);
   }
 
   /** A request was sent. */
