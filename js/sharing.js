@@ -223,6 +223,11 @@ export function share(tab, options, signal, ...[onblock, onstate, onend]) {
       if (state) {
         onstate(state, reason);
       }
+      const moved = prev !== lastEventId;
+      if (type && !moved) {
+        // Of the moment: nobody tells it again, so it must not wait until this tab has caught up.
+        onblock({ ...message, lastEventId: tab.lastEventId });
+      }
       if (state === "connecting") {
         return;
       }
@@ -247,10 +252,8 @@ export function share(tab, options, signal, ...[onblock, onstate, onend]) {
           }
         }, AHEAD);
       }
-      if (taken[1] && type) {
-        if (prev !== lastEventId) {
-          keep(message);
-        }
+      if (taken[1] && moved) {
+        keep(message);
         onblock({ ...message, lastEventId: tab.lastEventId });
       }
     }

@@ -245,6 +245,24 @@ scenario("a tab that is behind by much asks the service, once", 1, async (world)
   assert.equal(service.streams.size, 1);
 });
 
+scenario("a tab that catches up misses nothing of the moment", 1, async (world) => {
+  const { service } = world;
+  for (let count = 1000; count--; ) service.send("a");
+  await world.run(10_000);
+  const lastEventId = `a:3100,b%20c:3000`;
+  const tab = await world.open((tab) => watch(world, tab, { lastEventId }));
+  while (tab.stream.state !== "open") await world.step();
+  let sent = 0;
+  while (tab.expected.get("a") < 4000) {
+    service.sendUnreliable();
+    sent++;
+    await world.run(10);
+  }
+  assert(sent > 5, `it had caught up after ${sent}`);
+  await world.run(1000);
+  assert.equal(tab.moments.size, sent);
+});
+
 scenario("after a leader is gone another one connects once", 5, async (world, leader) => {
   const { service } = world;
   world.crash(leader);
