@@ -228,7 +228,8 @@ export function share(tab, options, signal, ...[onblock, onstate, onend]) {
         // Of the moment: nobody tells it again, so it must not wait until this tab has caught up.
         onblock({ ...message, lastEventId: tab.lastEventId });
       }
-      if (state === "connecting") {
+      // A callback may have ended it.
+      if (state === "connecting" || signal.aborted) {
         return;
       }
       if (reading) {

@@ -263,6 +263,23 @@ scenario("a tab that catches up misses nothing of the moment", 1, async (world) 
   assert.equal(tab.moments.size, sent);
 });
 
+scenario("a tab that is closed when it hears of the leader asks for nothing", 1, async (world) => {
+  const { service } = world;
+  for (let count = 1000; count--; ) service.send("a");
+  await world.run(10_000);
+  const lastEventId = `a:3100,b%20c:3000`;
+  const tab = await world.open((tab) =>
+    watch(world, tab, {
+      lastEventId,
+      onstatechange: (state) => state === "open" && tab.stream.close(),
+    }),
+  );
+  await world.run(5000);
+  assert.equal(tab.stream.state, "closed");
+  assert.equal(tab.stream.lastEventId, lastEventId);
+  assert.equal(service.requests, 1);
+});
+
 scenario("after a leader is gone another one connects once", 5, async (world, leader) => {
   const { service } = world;
   world.crash(leader);
