@@ -40,7 +40,7 @@ export class EventStream {
   error;
   /** @type {Options & { group: string }} */
   #options;
-  /** @type {Set<[type: string, callback: (event: StreamEvent) => void]>} */
+  /** @type {Set<(event: StreamEvent) => void>} */
   #callbacks = new Set();
   /** Of iterators: their streams' controllers. @type {Set<any>} */
   #queues = new Set();
@@ -98,10 +98,17 @@ export class EventStream {
 
   /** @param {string} type @param {(event: StreamEvent) => void} callback */
   on(type, callback) {
-    /** @type {[string, typeof callback]} */
-    const entry = [type, callback];
-    this.#callbacks.add(entry);
-    return () => this.#callbacks.delete(entry);
+    const hear = (/** @type {StreamEvent} */ event) => {
+      // One before may have ended this, or the stream.
+      if (
+        this.#callbacks.has(hear) &&
+        (type === event.type || (type === "*" && !["keep-alive", "stream-open"].includes(event.type)))
+      ) {
+        call(callback, event);
+      }
+    };
+    this.#callbacks.add(hear);
+    return () => this.#callbacks.delete(hear);
   }
 
   close() {
@@ -125,6 +132,7 @@ export class EventStream {
       { highWaterMark: ROOM, size: ({ text }) => 1 + text.length / 10_000 },
     ).getReader();
     this.#queues.add(queue);
+    this.on("*", (event) => queue.enqueue(event));
     if (this.state === "closed") {
       queue.close();
     }
@@ -182,6 +190,7 @@ export class EventStream {
       return;
     }
     this.error = error;
+    this.#callbacks.clear();
     this.#closing.abort();
     this.#session?.abort();
     this.#setState("closed", error);
@@ -207,17 +216,9 @@ export class EventStream {
         return (value ??= JSON.parse(text));
       },
     };
-    const isNews = !/^(keep-alive|stream-open)$/.test(type);
-    for (const queue of this.#queues) {
-      if (isNews) {
-        queue.enqueue(event);
-      }
-    }
-    for (const [wanted, callback] of this.#callbacks) {
-      // Closed: by one before.
-      if ((wanted === type || (isNews && wanted === "*")) && this.state !== "closed") {
-        call(callback, event);
-      }
+    // Those that they set meanwhile begin with the next event.
+    for (const hear of [...this.#callbacks]) {
+      hear(event);
     }
     // Pause until there is room, unless whoever iterates has only not had its turn yet.
     const full = () => [...this.#queues].filter((queue) => queue.desiredSize <= 0);
