@@ -138,7 +138,7 @@ export class EventStream {
     }
     return {
       next: async () => {
-        const result = await reader.read();
+        const result = await reader.read().catch(() => /** @type {any} */ ({ done: true }));
         if (result.done && this.error) {
           throw this.error;
         }
@@ -146,8 +146,7 @@ export class EventStream {
       },
       return: async () => {
         this.close();
-        reader.cancel();
-        return /** @type {IteratorReturnResult<undefined>} */ ({ done: true });
+        return /** @type {any} */ ({ done: true });
       },
     };
   }
@@ -195,7 +194,8 @@ export class EventStream {
     this.#session?.abort();
     this.#setState("closed", error);
     for (const queue of this.#queues) {
-      queue.close();
+      // Before an error comes what still waits; a page that closes the stream wants no more.
+      queue[error ? "close" : "error"]();
     }
     call(error && this.#options.onerror, error);
   }

@@ -48,3 +48,26 @@ scenario("a callback that is ended by another one hears nothing more", async (wo
   await send(world, 2);
   assert.equal(calls, 0);
 });
+
+scenario("what still waits when a page closes the stream does not come", async (world, stream) => {
+  const iterator = stream[Symbol.asyncIterator]();
+  await send(world, 10);
+  assert.equal((await iterator.next()).value.data.number, 3001);
+  stream.close();
+  assert.equal((await iterator.next()).done, true);
+  assert.equal((await stream[Symbol.asyncIterator]().next()).done, true);
+});
+
+scenario("what still waits when the server ends the stream comes", async (world, stream) => {
+  const iterator = stream[Symbol.asyncIterator]();
+  await send(world, 3);
+  const [connection] = world.service.streams;
+  connection.write('event: stream-error\ndata: {"condition": "forbidden", "text": "No"}\n\n');
+  await world.run(100);
+  assert.equal(stream.state, "closed");
+  for (const number of [3001, 3002, 3003]) {
+    assert.equal((await iterator.next()).value.data.number, number);
+  }
+  await assert.rejects(iterator.next(), { condition: "forbidden" });
+  await assert.rejects(stream[Symbol.asyncIterator]().next(), { condition: "forbidden" });
+});

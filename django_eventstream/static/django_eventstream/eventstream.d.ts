@@ -69,8 +69,9 @@ export class EventStream implements AsyncIterable<StreamEvent> {
   on(type: string, callback: (event: StreamEvent) => void): () => void;
   close(): void;
   /**
-   * The events from now on, resets included. Throws the StreamError that ends the stream; ends
-   * quietly when the stream is closed. Leaving the loop closes the stream.
+   * The events from now on, resets included. Throws the StreamError that ends the stream, after what
+   * came before it; ends quietly, and at once, when the stream is closed. Leaving the loop closes
+   * the stream.
    */
   [Symbol.asyncIterator](): AsyncIterator<StreamEvent>;
 }
