@@ -14,7 +14,6 @@ export class ResponseError extends Error {
         ? `not an event stream but "${response.headers.get("Content-Type")}"`
         : `HTTP status ${response.status}`,
     );
-    this.name = "ResponseError";
     this.status = response.status;
   }
 }
@@ -23,13 +22,13 @@ export class ResponseError extends Error {
  * Request a stream and return its response.
  *
  * @param {string} url
- * @param {RequestInit} options  Of `fetch`: headers, credentials, signal.
+ * @param {RequestInit & { headers?: Record<string, string> }} options  Of `fetch`: headers, their
+ *   names in lower case; credentials, signal.
  * @throws {ResponseError} when what answers is no stream (section 9.2.3 "Processing model")
  * @throws {TypeError} when the network fails, or the other origin does not allow it
  */
 export async function connect(url, options) {
-  const headers = new Headers(options.headers);
-  headers.set("Accept", "text/event-stream");
+  const headers = { ...options.headers, accept: "text/event-stream" };
   const response = await fetch(url, { ...options, headers, cache: "no-store" });
   const type = response.headers.get("Content-Type") || "";
   if (response.status !== 200 || !/^text\/event-stream\s*(;|$)/i.test(type)) {

@@ -52,17 +52,22 @@ class ReconnectingEventSource extends EventTarget {
     const { lastEventId, max_retry_time, eventSourceClass, ...others } = options ?? {};
     this.#others = others;
     this.#lastEventId = String(lastEventId || positionOf(this.#state.url));
-    this.max_retry_time = max_retry_time || MAX_RETRY_TIME;
+    this.max_retry_time = Number(max_retry_time) > 0 ? max_retry_time : MAX_RETRY_TIME;
     this.eventSourceClass = eventSourceClass || (canStream() ? null : globalThis.EventSource);
     if (this.eventSourceClass !== null && typeof this.eventSourceClass !== "function") {
       throw new EventSourceNotAvailableError();
     }
-    this.#backoff = new Backoff(this.max_retry_time);
+    this.#backoff = new Backoff(Number(this.max_retry_time));
     this.#watchdog = new Watchdog(
       () => this.#fail(),
       () => this.#return(),
     );
-    this.#connect();
+    try {
+      this.#connect();
+    } catch (error) {
+      this.close(); // or its clock would go on
+      throw error;
+    }
   }
 
   /** @param {Parameters<EventTarget["addEventListener"]>} given */
