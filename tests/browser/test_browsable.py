@@ -39,6 +39,7 @@ def test_page_shows_events_live_escaped_and_within_the_width_of_a_phone(context,
     page = open_api(context, site, "news")
     state = page.locator("#eventstream-state")
     expect(state).to_have_text("Connected")
+    expect(page.locator("[data-type=stream-open]")).to_be_attached()  # from here on all arrives
     hostile = "<img src=x onerror=alert(1)>" + "W" * 500
     site.send(
         {"channel": "news", "event_type": "message", "data": hostile},
@@ -74,7 +75,8 @@ def test_page_outlives_its_server(context, shared_database):
     with serve_api(shared_database, port) as site:
         page = open_api(context, site, "news")
         state = page.locator("#eventstream-state")
-        expect(state).to_have_text("Connected")
+        # It is connected a moment earlier, and has no position yet.
+        expect(page.locator("[data-type=stream-open]")).to_be_attached()
         site.process.kill()
         expect(state).to_have_text("Connection lost, reconnecting")
     with serve_api(shared_database, port) as site:

@@ -759,6 +759,8 @@ def test_nothing_is_lost_or_repeated_when_the_server_is_killed(context, server, 
                 page = open_page(context, site)
                 page.evaluate(HELP)
                 start(page, f"/events/?channel={channel}")
+                # It is open a moment earlier, and has no position yet.
+                log(page, "log.some(([type]) => type === 'stream-open')")
             else:
                 send(site, 10)  # before it is back, perhaps
             log(page, "source.readyState === 1")
