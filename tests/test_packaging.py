@@ -195,6 +195,7 @@ def test_source_distribution_holds_what_a_build_needs(built, source):
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
     documents = {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"}
     documents |= {f"docs/{file.name}" for file in (source / "docs").glob("*.md")}
+    documents |= {f"docs/images/{file.name}" for file in (source / "docs/images").iterdir()}
     build = {"setup.py", "pyproject.toml", "MANIFEST.in"}
     made = {name for name in names if name == "PKG-INFO" or ".egg-info/" in name} | {"setup.cfg"}
     tests = {name for name in names if name.startswith("tests/")}  # setuptools takes some along
