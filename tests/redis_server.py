@@ -188,7 +188,7 @@ def redis_cluster(nodes: int = 1) -> Iterator[RedisCluster]:
 
 @contextlib.contextmanager
 def redis_sentinel(sentinels: int = 1) -> Iterator[RedisSentinel]:
-    """Run a master, a replica, and sentinels that fail over within a second or two."""
+    """Run a master, a replica, and sentinels that fail over after three seconds."""
     with _folder() as folder, contextlib.ExitStack() as stack:
         options: dict[str, Any] = {"repl_diskless_sync_delay": 0}
         master = stack.enter_context(_running(RedisServer(folder / "master", **options)))
@@ -230,7 +230,9 @@ class _Sentinel(RedisServer):
         config.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {folder}\n"
             f"sentinel monitor {name} 127.0.0.1 {master_port} {sentinels // 2 + 1}\n"
-            f"sentinel down-after-milliseconds {name} 500\n"
+            # Not sooner: a busy machine may keep a server waiting, and what is published while
+            # nobody can be asked for the master is a gap.
+            f"sentinel down-after-milliseconds {name} 3000\n"
             f"sentinel failover-timeout {name} 3000\n"
         )
         self._command = [find_program("redis-server"), str(config), "--sentinel"]
