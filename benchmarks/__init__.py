@@ -1,0 +1,1 @@
+"""What streams, sends and reads cost, beside a floor and beside peers: see docs/performance.md."""

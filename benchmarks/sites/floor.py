@@ -1,0 +1,74 @@
+"""The floor: an ASGI application that writes one prebuilt bytes object to each stream."""
+
+import asyncio
+import time
+from urllib.parse import parse_qsl
+
+HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+KEEP_ALIVE = b"event: keep-alive\ndata:\n\n"
+
+waiting: set[asyncio.Future[bytes]] = set()
+sending: set[asyncio.Task[None]] = set()
+
+
+def wake(block: bytes) -> None:
+    for future in waiting:
+        if not future.done():
+            future.set_result(block)
+    waiting.clear()
+
+
+async def keep_alive(interval: float) -> None:
+    while True:
+        await asyncio.sleep(interval)
+        wake(KEEP_ALIVE)
+
+
+async def run(count: int, rate: float, size: int) -> None:
+    """Send events; unpaced, as what is pending at each pass of the loop in one piece."""
+    padding = "x" * size
+    started = time.monotonic()
+    for number in range(count):
+        if rate:
+            await asyncio.sleep(max(0.0, started + number / rate - time.monotonic()))
+        stamp = time.monotonic_ns()
+        data = f'{{"t": {stamp}, "n": {number}, "padding": "{padding}"}}'
+        block = f"event: message\nid: test:{number}\ndata: {data}\n\n".encode()
+        wake(block)
+        if not rate:
+            while len(waiting) < streams:
+                await asyncio.sleep(0)
+
+
+streams = 0
+
+
+async def application(scope, receive, send):
+    global streams
+    if scope["type"] != "http":
+        return
+    if scope["path"] == "/send/":
+        query = dict(parse_qsl(scope["query_string"].decode()))
+        if interval := float(query.get("keep_alive", 0)):
+            work = keep_alive(interval)
+        else:
+            work = run(int(query["count"]), float(query["rate"]), int(query["size"]))
+        task = asyncio.ensure_future(work)
+        sending.add(task)
+        task.add_done_callback(sending.discard)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+        return
+    loop = asyncio.get_running_loop()
+    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+    opening = b"event: stream-open\ndata:\n\n"
+    await send({"type": "http.response.body", "body": opening, "more_body": True})
+    streams += 1
+    try:
+        while True:
+            future = loop.create_future()
+            waiting.add(future)
+            block = await future
+            await send({"type": "http.response.body", "body": block, "more_body": True})
+    finally:
+        streams -= 1
