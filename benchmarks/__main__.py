@@ -36,7 +36,6 @@ def main() -> None:
         if unknown := set(wanted) - set(names):
             parser.error(f"no such peers: {', '.join(unknown)}; there are {', '.join(names)}")
         names = [name for name in names if name in wanted]
-    names = [name for name in names if name != "bare Django view"]  # it sends nothing
     rate = 0 if options.benchmark == "burst" else options.rate
     server, reader = cores()
     if reader is None:

@@ -12,7 +12,6 @@ import re
 import select
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -54,12 +53,12 @@ class _Streams:
         """Open a stream for each request; return the seconds until all showed the marker."""
         started = time.monotonic()
         waiting: dict[int, bytes] = {}
-        todo = iter(requests)
+        unsent = iter(requests)
         left = len(requests)
         more = True
         while left:
             while more and len(waiting) < at_once:
-                request = next(todo, None)
+                request = next(unsent, None)
                 if request is None:
                     more = False
                     break
@@ -135,8 +134,10 @@ class _Streams:
 
     def close(self) -> None:
         for connection in self.sockets.values():
-            connection.close()
-        self.__init__()  # type: ignore[misc]
+            connection.close()  # which takes it out of the poll
+        self.sockets.clear()
+        self.order.clear()
+        self.tails.clear()
 
 
 def _serve(pipe: Connection, core: int | None) -> None:
@@ -164,21 +165,18 @@ class Client:
     def open(
         self,
         port: int,
-        path: str | Callable[[int], str],
+        path: str,
         count: int,
         *,
         headers: str = "",
         marker: bytes = OPEN,
         at_once: int = 100,
     ) -> float:
-        """Open streams; return the seconds that it took. ``path`` may depend on the number."""
-        requests = [
-            (
-                f"GET {path if isinstance(path, str) else path(number)} HTTP/1.1\r\n"
-                f"Host: localhost\r\nAccept: text/event-stream\r\n{headers}\r\n"
-            ).encode()
-            for number in range(count)
-        ]
+        """Open streams; return the seconds that it took."""
+        request = (
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n{headers}\r\n"
+        ).encode()
+        requests = [request] * count
         return float(self._ask("open", ("127.0.0.1", port), requests, marker, at_once))
 
     def start_reading(self, events: int, *, quiet: float = 5.0, sample: int = 1) -> None:

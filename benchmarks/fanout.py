@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from .client import Client
-from .measure import usage
+from .measure import cpu
 from .peers import Peer, serve
 
 NOT_SHOWN = """
@@ -24,17 +24,17 @@ def fan_out(
         client.start_reading(3)
         server.send(3, 50)  # what is imported or connected at first is not measured
         client.result()
-        before = usage(server.pid)
+        before = cpu(server.pid)
         client.start_reading(events)
         server.send(events, rate, size)
         reading = client.result()
-        after = usage(server.pid)
+        after = cpu(server.pid)
         client.close_streams()
     delivered = sum(min(count, events) for count in reading.received)
     latencies = sorted(reading.latencies) or [float("nan")]
     return {
         "delivered": delivered / (streams * events),
-        "µs CPU per delivery": (after.cpu - before.cpu) / max(1, delivered) * 1e6,
+        "µs CPU per delivery": (after - before) / max(1, delivered) * 1e6,
         "p50 ms": statistics.median(latencies) * 1e3,
         "p99 ms": latencies[int(len(latencies) * 0.99)] * 1e3,
         "seconds": reading.seconds,

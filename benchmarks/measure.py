@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -25,24 +24,13 @@ def family(pid: int) -> list[int]:
     return found
 
 
-@dataclass
-class Usage:
-    """Of a process and its descendants."""
+def cpu(pid: int) -> float:
+    """Return user and system time of a process and its descendants, in seconds.
 
-    #: User and system time, in seconds. (The kernel counts in steps of 10 ms.)
-    cpu: float
-    #: Memory that it does not share, in bytes.
-    memory: int
-    threads: int
-
-
-def usage(pid: int) -> Usage:
-    cpu, memory, threads = 0.0, 0, 0
+    The kernel counts in steps of 10 ms.
+    """
+    ticks = 0
     for each in family(pid):
         fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-        cpu += (int(fields[11]) + int(fields[12])) / TICKS
-        threads += int(fields[17])
-        for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Private_"):
-                memory += int(line.split()[1]) * 1024
-    return Usage(cpu, memory, threads)
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / TICKS

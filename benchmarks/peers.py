@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,7 +68,6 @@ PEERS = {
     peer.name: peer
     for peer in [
         FLOOR,
-        Peer("bare Django view", path="/bare/"),
         Peer("native"),
         Peer("native, storage", settings=STORAGE),
         Peer("Channels", application=CHANNELS),
@@ -115,7 +114,7 @@ class Running:
 
 
 @contextlib.contextmanager
-def serve(peer: Peer, *, workers: Sequence[str] = ()) -> Iterator[Running]:
+def serve(peer: Peer) -> Iterator[Running]:
     """Run a peer's server on the server's core."""
     python = environment(peer.venv)
     with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
@@ -135,7 +134,7 @@ def serve(peer: Peer, *, workers: Sequence[str] = ()) -> Iterator[Running]:
         core, _ = cores()
         with open(Path(folder, "log"), "wb") as log:
             popen = subprocess.Popen(
-                [python, "-m", *_command(peer.server, peer.application, port), *workers],
+                [python, "-m", *_command(peer.server, peer.application, port)],
                 env=variables,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,

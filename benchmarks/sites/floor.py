@@ -5,7 +5,6 @@ import time
 from urllib.parse import parse_qsl
 
 HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
-KEEP_ALIVE = b"event: keep-alive\ndata:\n\n"
 
 waiting: set[asyncio.Future[bytes]] = set()
 sending: set[asyncio.Task[None]] = set()
@@ -16,12 +15,6 @@ def wake(block: bytes) -> None:
         if not future.done():
             future.set_result(block)
     waiting.clear()
-
-
-async def keep_alive(interval: float) -> None:
-    while True:
-        await asyncio.sleep(interval)
-        wake(KEEP_ALIVE)
 
 
 async def run(count: int, rate: float, size: int) -> None:
@@ -49,10 +42,7 @@ async def application(scope, receive, send):
         return
     if scope["path"] == "/send/":
         query = dict(parse_qsl(scope["query_string"].decode()))
-        if interval := float(query.get("keep_alive", 0)):
-            work = keep_alive(interval)
-        else:
-            work = run(int(query["count"]), float(query["rate"]), int(query["size"]))
+        work = run(int(query["count"]), float(query["rate"]), int(query["size"]))
         task = asyncio.ensure_future(work)
         sending.add(task)
         task.add_done_callback(sending.discard)

@@ -46,9 +46,8 @@ def run(loop, count, rate, size):
 
 async def send(request):
     query = request.query_params
-    if "keep_alive" not in query:
-        arguments = (int(query["count"]), float(query["rate"]), int(query["size"]))
-        threading.Thread(target=run, args=(asyncio.get_running_loop(), *arguments)).start()
+    arguments = (int(query["count"]), float(query["rate"]), int(query["size"]))
+    threading.Thread(target=run, args=(asyncio.get_running_loop(), *arguments)).start()
     return Response(status_code=204)
 
 

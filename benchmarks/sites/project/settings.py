@@ -17,29 +17,16 @@ MIDDLEWARE = [
 ROOT_URLCONF = "project.urls"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-if os.environ.get("BENCHMARK_DATABASE_PORT"):
-    DATABASES = {
-        "default": {
-            "ENGINE": "django.db.backends.postgresql",
-            "NAME": os.environ["BENCHMARK_DATABASE"],
-            "HOST": "127.0.0.1",
-            "PORT": os.environ["BENCHMARK_DATABASE_PORT"],
-            "USER": "postgres",
-        }
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": os.environ["BENCHMARK_DATABASE"],
+        "OPTIONS": {
+            "timeout": 30,
+            "transaction_mode": "IMMEDIATE",
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
+        },
     }
-else:
-    DATABASES = {
-        "default": {
-            "ENGINE": "django.db.backends.sqlite3",
-            "NAME": os.environ["BENCHMARK_DATABASE"],
-            "OPTIONS": {
-                "timeout": 30,
-                "transaction_mode": "IMMEDIATE",
-                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL",
-            },
-        }
-    }
+}
 if os.environ.get("BENCHMARK_STORAGE"):
     EVENTSTREAM_STORAGE_CLASS = "django_eventstream.storage.DjangoModelStorage"
-if os.environ.get("BENCHMARK_KEEP_ALIVE"):
-    EVENTSTREAM_KEEP_ALIVE_INTERVAL = float(os.environ["BENCHMARK_KEEP_ALIVE"])
