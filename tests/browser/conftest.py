@@ -86,6 +86,30 @@ def evaluate(page: Page, function: str, argument: object = None) -> Any:
     )
 
 
+def read_in_worker(page: Page, script: str, constructor: str, url: str, before: str = "") -> Any:
+    """Return what an object of a script reads in a worker until it gives up."""
+    return evaluate(
+        page,
+        """async ([script, constructor, url, before]) => {
+          const code = `
+            ${before}
+            importScripts(${JSON.stringify(location.origin + script)});
+            const source = new ${constructor}(${JSON.stringify(url)});
+            source.onmessage = ({ data, lastEventId }) => postMessage([data, lastEventId]);
+            source.onerror = () => source.readyState === 2 && postMessage("closed");
+          `;
+          const worker = new Worker(URL.createObjectURL(new Blob([code])));
+          const seen = [];
+          await new Promise((resolve) => {
+            worker.onmessage = ({ data }) => seen.push(data) && data === "closed" && resolve();
+          });
+          worker.terminate();
+          return seen;
+        }""",
+        [script, constructor, url, before],
+    )
+
+
 @pytest.fixture(params=["uvicorn", "daphne"])
 def server(request: pytest.FixtureRequest) -> str:
     """The server's name; override it where one is enough."""

@@ -11,7 +11,7 @@ import itertools
 import pytest
 from playwright.sync_api import BrowserContext, Page
 
-from tests.browser.conftest import evaluate, open_page
+from tests.browser.conftest import evaluate, open_page, read_in_worker
 from tests.browser.wire import cut, hang, redirect, status, stream
 from tests.processes import Site, serve, wait_until
 
@@ -625,26 +625,8 @@ def test_close_before_the_answer_is_silent(page, wire):
 
 def test_workers_have_it_too(page, wire, site, which):
     url = wire.script("/a", stream(b"retry: 1\nid: 1\ndata: x\n\n"), stream(b"data: y\n\n"))
-    found = evaluate(
-        page,
-        """async ([script, url, which]) => {
-          const code = `
-            ${which === "ours" ? "delete self.EventSource;" : ""}
-            importScripts(${JSON.stringify(location.origin + script)});
-            const source = new EventSource(${JSON.stringify(url)});
-            source.onmessage = ({ data, lastEventId }) => postMessage([data, lastEventId]);
-            source.onerror = () => source.readyState === 2 && postMessage("closed");
-          `;
-          const worker = new Worker(URL.createObjectURL(new Blob([code])));
-          const seen = [];
-          await new Promise((resolve) => {
-            worker.onmessage = ({ data }) => seen.push(data) && data === "closed" && resolve();
-          });
-          worker.terminate();
-          return seen;
-        }""",
-        [SCRIPT, url, which],
-    )
+    before = "delete self.EventSource;" if which == "ours" else ""
+    found = read_in_worker(page, SCRIPT, "EventSource", url, before)
     assert found == [["x", "1"], ["y", "1"], "closed"]
 
 

@@ -13,7 +13,7 @@ from random import Random
 import pytest
 from playwright.sync_api import Page
 
-from tests.browser.conftest import evaluate, open_page
+from tests.browser.conftest import evaluate, open_page, read_in_worker
 from tests.browser.wire import Answer, Request, Wire, cut, hang, status, stream
 from tests.processes import Site, free_port, serve, wait_until
 
@@ -212,26 +212,8 @@ def test_workers_have_it_too(page, wire):
     url = wire.script(
         "/a", stream(SOON + b"id: 1\ndata: x\n\n"), status(503), stream(b"data: y\n\n")
     )
-    found = evaluate(
-        page,
-        """async (url) => {
-          const script = location.origin + "/static/django_eventstream/reconnecting-eventsource.js";
-          const code = `
-            importScripts(${JSON.stringify(script)});
-            const source = new ReconnectingEventSource(${JSON.stringify(url)});
-            source.onmessage = ({ data, lastEventId }) => postMessage([data, lastEventId]);
-            source.onerror = () => source.readyState === 2 && postMessage("closed");
-          `;
-          const worker = new Worker(URL.createObjectURL(new Blob([code])));
-          const seen = [];
-          await new Promise((resolve) => {
-            worker.onmessage = ({ data }) => seen.push(data) && data === "closed" && resolve();
-          });
-          worker.terminate();
-          return seen;
-        }""",
-        url,
-    )
+    script = "/static/django_eventstream/reconnecting-eventsource.js"
+    found = read_in_worker(page, script, "ReconnectingEventSource", url)
     assert found == [["x", "1"], ["y", "1"], "closed"]
 
 
