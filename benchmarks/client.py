@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 STAMP = re.compile(rb'"t": ?(\d+)[,}]')
+EVENT = re.compile(rb"^event: message\nid: [^:\n]+:(\d+)\n", re.MULTILINE)
 #: No stamp is longer: what of one may wait for the rest of it.
 LONGEST_STAMP = 40
 #: What shows that a stream is open: the first event that any of the peers sends, or the headers.
@@ -36,6 +37,8 @@ class Reading:
     seconds: float = 0.0
     #: Streams that the server ended.
     ended: int = 0
+    #: How busy this process was, from 0 to 1; near 1 it is the client that is measured.
+    busy: float = 0.0
 
 
 class _Streams:
@@ -46,6 +49,8 @@ class _Streams:
         self.order: list[int] = []
         self.tails: dict[int, bytes] = {}
         self.poll = select.epoll()
+        # Allocated once: new bytes of this size for each read took longer than the rest of it.
+        self.buffer = memoryview(bytearray(1 << 18))
 
     def open(
         self, address: tuple[str, int], requests: list[bytes], marker: bytes, at_once: int
@@ -91,20 +96,59 @@ class _Streams:
                     waiting[number] = head
         return time.monotonic() - started
 
+    def catch_up(
+        self, address: tuple[str, int], requests: list[bytes], last: bytes, at_once: int
+    ) -> tuple[float, list[list[int]]]:
+        """Open streams and read each up to its last event; return the seconds, and all ids."""
+        started = time.monotonic()
+        unsent = iter(requests)
+        waiting: set[int] = set()
+        texts: dict[int, bytearray] = {}
+        while True:
+            while len(waiting) < at_once and (request := next(unsent, None)) is not None:
+                connection = socket.create_connection(address)
+                connection.send(request)
+                connection.setblocking(False)
+                number = connection.fileno()
+                self.sockets[number] = connection
+                texts[number] = bytearray()
+                waiting.add(number)
+                self.poll.register(number, select.EPOLLIN)
+            if not waiting:
+                break
+            ready = self.poll.poll(60)
+            if not ready:
+                raise TimeoutError(f"{len(waiting)} streams did not catch up")
+            for number, _ in ready:
+                data = self.sockets[number].recv(1 << 18)
+                if not data:
+                    raise AssertionError(f"ended: {texts[number][-300:]!r}")
+                if number in texts:
+                    texts[number] += data
+                    if last in texts[number][-len(data) - len(last) :]:
+                        waiting.discard(number)
+        seconds = time.monotonic() - started
+        while ready := self.poll.poll(0.5):  # what comes twice
+            for number, _ in ready:
+                texts.setdefault(number, bytearray()).extend(self.sockets[number].recv(1 << 18))
+        return seconds, [[int(found) for found in EVENT.findall(text)] for text in texts.values()]
+
     def read(self, events: int, quiet: float, sample: int) -> Reading:
         """Read until each stream has so many events, or nothing comes for ``quiet`` seconds."""
         counts = dict.fromkeys(self.order, 0)
         reading = Reading([])
         left = len(counts)
         started = last = time.monotonic()
-        seen = 0
+        arrived: list[tuple[int, list[bytes]]] = []  # looked at when there is time for it
+        first, used = 0.0, time.process_time()
         while left > 0:
             ready = self.poll.poll(quiet)
             if not ready:
                 break
+            first = first or time.monotonic()
             for number, _ in ready:
                 try:
-                    data = self.sockets[number].recv(1 << 18)
+                    data = self.buffer[: self.sockets[number].recv_into(self.buffer)]
                 except BlockingIOError:
                     continue
                 if not data:
@@ -114,22 +158,23 @@ class _Streams:
                     continue
                 reading.bytes += len(data)
                 text = self.tails[number] + data
-                end = 0
                 now = time.monotonic_ns()
                 before = counts[number]
-                for match in STAMP.finditer(text):
-                    end = match.end()
-                    seen += 1
-                    counts[number] += 1
-                    if seen % sample == 0:
-                        reading.latencies.append((now - int(match[1])) / 1e9)
+                found = STAMP.findall(text)
+                end = 0
+                if found:
+                    end = text.rindex(found[-1]) + len(found[-1])
+                    counts[number] += len(found)
+                    arrived.append((now, found))
+                    last = now / 1e9
                 self.tails[number] = text[max(end, len(text) - LONGEST_STAMP) :]
                 if before < events <= counts[number]:
                     left -= 1
-                if end:
-                    last = now / 1e9
         reading.seconds = last - started
+        reading.busy = (time.process_time() - used) / max(1e-3, time.monotonic() - first)
         reading.received = list(counts.values())
+        latencies = [now - int(stamp) for now, stamps in arrived for stamp in stamps]
+        reading.latencies = [latency / 1e9 for latency in latencies[::sample]]
         return reading
 
     def close(self) -> None:
@@ -178,6 +223,24 @@ class Client:
         ).encode()
         requests = [request] * count
         return float(self._ask("open", ("127.0.0.1", port), requests, marker, at_once))
+
+    def catch_up(
+        self, port: int, requests: list[tuple[str, str]], last_id: int, *, at_once: int = 100
+    ) -> tuple[float, list[list[int]]]:
+        """Open streams, each with a path and headers of its own, and read up to an event.
+
+        Return the seconds that it took, and the ids of all events by stream.
+        """
+        texts = [
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n{headers}\r\n"
+            for path, headers in requests
+        ]
+        address = ("127.0.0.1", port)
+        last = f":{last_id}\n".encode()
+        result: tuple[float, list[list[int]]] = self._ask(
+            "catch_up", address, [text.encode() for text in texts], last, at_once
+        )
+        return result
 
     def start_reading(self, events: int, *, quiet: float = 5.0, sample: int = 1) -> None:
         """Begin to read; `result` waits for the end."""

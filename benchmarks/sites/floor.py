@@ -1,13 +1,16 @@
 """The floor: an ASGI application that writes one prebuilt bytes object to each stream."""
 
 import asyncio
+import os
 import time
 from urllib.parse import parse_qsl
 
+KEEP_ALIVE = b"event: keep-alive\ndata:\n\n"
 HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
 
 waiting: set[asyncio.Future[bytes]] = set()
 sending: set[asyncio.Task[None]] = set()
+clock: list[asyncio.Task[None]] = []
 
 
 def wake(block: bytes) -> None:
@@ -33,6 +36,12 @@ async def run(count: int, rate: float, size: int) -> None:
                 await asyncio.sleep(0)
 
 
+async def keep_alive() -> None:
+    while True:
+        await asyncio.sleep(float(os.environ.get("BENCHMARK_KEEP_ALIVE", 20)))
+        wake(KEEP_ALIVE)
+
+
 streams = 0
 
 
@@ -51,6 +60,8 @@ async def application(scope, receive, send):
         return
     loop = asyncio.get_running_loop()
     await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+    if not clock:
+        clock.append(asyncio.ensure_future(keep_alive()))
     opening = b"event: stream-open\ndata:\n\n"
     await send({"type": "http.response.body", "body": opening, "more_body": True})
     streams += 1

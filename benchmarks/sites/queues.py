@@ -2,8 +2,8 @@
 
 import asyncio
 import threading
-import time
 
+from paced import paced
 from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
 from starlette.responses import Response
@@ -34,12 +34,7 @@ def put(event):
 
 
 def run(loop, count, rate, size):
-    padding = "x" * size
-    started = time.monotonic()
-    for number in range(count):
-        if rate:
-            time.sleep(max(0.0, started + number / rate - time.monotonic()))
-        data = f'{{"t": {time.monotonic_ns()}, "n": {number}, "padding": "{padding}"}}'
+    for number, data in paced(count, rate, size):
         event = {"event": "message", "id": f"test:{number}", "data": data}
         loop.call_soon_threadsafe(put, event)
 
