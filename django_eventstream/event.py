@@ -63,9 +63,16 @@ def check_skip_user_ids(user_ids: Iterable[Any] | None) -> frozenset[str]:
     """Return user ids (int, str, UUID …) as a set of text, as streams compare them."""
     if user_ids is None:
         return frozenset()
-    if isinstance(user_ids, (str, bytes)):
-        raise TypeError("skip_user_ids is a list of user ids, not one text.")
-    return frozenset(map(str, user_ids))
+    if isinstance(user_ids, (str, bytes)) or not isinstance(user_ids, Iterable):
+        what = "text" if isinstance(user_ids, (str, bytes)) else type(user_ids).__name__
+        raise TypeError(f"skip_user_ids is a list of user ids, not one {what}.")
+    return frozenset(map(_check_user_id, user_ids))
+
+
+def _check_user_id(user_id: Any) -> str:
+    if hasattr(user_id, "pk"):  # whose text would be a name, and skip nobody
+        raise TypeError("skip_user_ids is a list of user ids, not of users; give user.pk.")
+    return str(user_id)
 
 
 def check_data(data: str) -> str:

@@ -20,7 +20,7 @@ class EventCounter(models.Model):
 class Event(models.Model):
     """One stored event."""
 
-    id = models.AutoField(primary_key=True, serialize=False, verbose_name="ID")
+    id = models.BigAutoField(primary_key=True, serialize=False, verbose_name="ID")
     channel = models.CharField(max_length=255, db_index=True)
     type = models.CharField(max_length=255, db_index=True)
     #: A JSON string of the encoded data.

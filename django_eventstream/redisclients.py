@@ -22,7 +22,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-try:
+try:  # it is optional
     import redis
 except ImportError as error:
     raise ImproperlyConfigured(

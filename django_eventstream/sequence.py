@@ -32,7 +32,7 @@ class Sequencer:
         # The channels that were counted on since the last tally.
         self._changed: set[str] = set()
 
-    def enclose(self, message: Message, now: float) -> Envelope:
+    def enclose(self, message: Message | Tally, now: float) -> Envelope:
         """Return an envelope for a message, with its number."""
         name = f"{self.sender}/{self._era}"
         if _is_numbered_by_log(message) or message.channel is None:
@@ -68,6 +68,12 @@ class Sequencer:
 def is_from(envelope: Envelope, sender: str) -> bool:
     """Return whether an envelope was sent by the Sequencer with this name."""
     return envelope.sender.rpartition("/")[0] == sender
+
+
+def is_text_from(text: str | bytes, sender: str) -> bool:
+    """Return the same for an envelope's text, by its beginning."""
+    prefix = f'{{"from":"{sender}/'
+    return text.startswith(prefix) if isinstance(text, str) else text.startswith(prefix.encode())
 
 
 class Lane:
@@ -184,7 +190,7 @@ class Resequencer:
         return bool(self._waiting)
 
 
-def _is_numbered_by_log(message: Message) -> bool:
+def _is_numbered_by_log(message: Message | Tally) -> bool:
     return isinstance(message, Stored) or (
         isinstance(message, Published) and message.event.id is not None
     )

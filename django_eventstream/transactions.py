@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, OperationalError, connections, transaction
@@ -20,6 +20,10 @@ PATIENCE = 20.0
 # wait timeout, deadlock, and "record has changed since last read".
 _RETRYABLE_SQLSTATES = frozenset({"40001", "40P01"})
 _RETRYABLE_NUMBERS = frozenset({1205, 1213, 1020})
+
+#: How many characters one statement inserts at most, but for a longer single row. MariaDB drops
+#: the connection over 16 MB (max_allowed_packet), and texts grow as they are quoted.
+MAX_LENGTH = 1_000_000
 
 
 def autocommits(using: str = DEFAULT_DB_ALIAS) -> bool:
@@ -43,6 +47,20 @@ def in_transaction(using: str = DEFAULT_DB_ALIAS) -> bool:
     return not autocommits(using)
 
 
+def batches(rows: Iterable[T], count: int, length: Callable[[T], int]) -> Iterator[list[T]]:
+    """Give rows in as many as one statement inserts: at most so many, and not too long ones."""
+    batch: list[T] = []
+    room = MAX_LENGTH
+    for row in rows:
+        room -= length(row)
+        if batch and (room < 0 or len(batch) == count):
+            yield batch
+            batch, room = [], MAX_LENGTH - length(row)
+        batch.append(row)
+    if batch:
+        yield batch
+
+
 def run_short_transaction(using: str, function: Callable[[], T]) -> T:
     """Run a function in a transaction of its own, again when it lost against another one.
 
@@ -54,11 +72,22 @@ def run_short_transaction(using: str, function: Callable[[], T]) -> T:
     if connection.in_atomic_block:  # a TestCase's: alone, and not to be retried
         with transaction.atomic(using=using):
             return function()
+    return _retry(lambda: _run(connection, function))
+
+
+def run_statement(using: str, function: Callable[[], T]) -> T:
+    """Run a function of one statement, which commits by itself, as ``run_short_transaction``."""
+    if connections[using].in_atomic_block:
+        return run_short_transaction(using, function)
+    return _retry(function)
+
+
+def _retry(function: Callable[[], T]) -> T:
     deadline = time.monotonic() + PATIENCE
     attempt = 0
     while True:
         try:
-            return _run(connection, function)
+            return function()
         except OperationalError as error:
             if not _is_retryable(error) or time.monotonic() > deadline:
                 raise
@@ -67,7 +96,7 @@ def run_short_transaction(using: str, function: Callable[[], T]) -> T:
 
 
 def _run(connection: BaseDatabaseWrapper, function: Callable[[], T]) -> T:
-    stricter = _is_stricter(connection)
+    stricter = is_stricter(connection)
     if stricter and connection.vendor == "mysql":  # refused once the transaction has begun
         with connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
@@ -78,20 +107,26 @@ def _run(connection: BaseDatabaseWrapper, function: Callable[[], T]) -> T:
         return function()
 
 
-def _is_stricter(connection: BaseDatabaseWrapper) -> bool:
+def is_stricter(connection: BaseDatabaseWrapper) -> bool:
     """Return whether the project chose an isolation level beyond READ COMMITTED."""
     level = connection.settings_dict["OPTIONS"].get("isolation_level")
     if connection.vendor == "mysql":
         # Django's own default is READ COMMITTED; None leaves it to the server.
         options = connection.settings_dict["OPTIONS"]
         return "isolation_level" in options and (level or "").lower() != "read committed"
-    # psycopg's IsolationLevel: READ_UNCOMMITTED 1, READ_COMMITTED 2, REPEATABLE_READ 3 …
-    return connection.vendor == "postgresql" and level is not None and int(level) > 2
+    if connection.vendor != "postgresql" or level is None:
+        return False
+    # Here, for it needs a driver; psycopg 2 has other numbers.
+    from django.db.backends.postgresql.psycopg_any import IsolationLevel
+
+    return level not in (IsolationLevel.READ_UNCOMMITTED, IsolationLevel.READ_COMMITTED)
 
 
 def _is_retryable(error: OperationalError) -> bool:
     cause = error.__cause__
-    if getattr(cause, "sqlstate", None) in _RETRYABLE_SQLSTATES:
+    # psycopg 2 calls it pgcode.
+    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    if state in _RETRYABLE_SQLSTATES:
         return True
     number = error.args[0] if error.args else None
     # SQLite: "database is locked", or, with a shared cache, "database table is locked".

@@ -2,6 +2,7 @@
 
 import threading
 from collections import defaultdict
+from dataclasses import replace
 
 from django_eventstream.event import Event
 from django_eventstream.exceptions import EventDoesNotExist
@@ -60,3 +61,19 @@ class CannotNumber(DjangoModelStorage):
         if channel == "broken":
             raise ConnectionError("the database has gone away")
         return super().number_pending(channel)
+
+
+class Shouting(DjangoModelStorage):
+    """A project's storage that changes what is stored, and knows of single events only."""
+
+    def append_event(self, channel, event_type, data, **kwargs):
+        if data == '"refused"':
+            raise ValueError(data)
+        return super().append_event(channel, event_type, data.upper(), **kwargs)
+
+
+class ShoutingMuch(Shouting):
+    """The same for many at once."""
+
+    def append_events(self, events):
+        return super().append_events([replace(e, data=f"{e.data.upper()}!") for e in events])

@@ -125,6 +125,26 @@ def test_process_killed_between_commit_and_publication_loses_nothing(shared_data
                 assert [json.loads(event.data) for event in stream.take(3)[1:]] == [1, 2]
 
 
+@pytest.mark.parametrize("inserts", [1, 2, 3])
+def test_process_killed_while_it_sends_many_leaves_all_or_none(shared_database, inserts):
+    """700 events are three inserts of a batch each: it dies after each, before the commit."""
+    channel = f"many-{inserts}"
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+        "EVENTSTREAM_TEST_DATABASE_NAME": shared_database,
+    }
+    die = ["tests.project.manage", "die_sending_many", channel, str(inserts)]
+    with Process([sys.executable, "-m", *die], env=environment) as process:
+        assert process.popen.wait(30) == 9
+    code = (
+        "from django_eventstream import send_event as s;"
+        "from django_eventstream.models import Event as E;"
+        f"assert not E.objects.filter(channel={channel!r}).exists();"
+        f"assert s({channel!r}, 'm', 1).id == 1"
+    )
+    manage(shared_database, "shell", "-c", code)
+
+
 def test_events_of_another_process_arrive_by_the_poll(shared_database):
     with (
         serve("uvicorn", database=shared_database) as site,

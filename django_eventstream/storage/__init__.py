@@ -15,7 +15,7 @@ from ..event import Event
 from ..exceptions import EventDoesNotExist
 from .base import StorageBase
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # loaded when first used, by __getattr__: see there
     from .database import DjangoModelStorage
     from .redis import RedisStorage
 
@@ -28,6 +28,10 @@ __all__ = [
     "get_storage",
     "stores_skipped",
 ]
+
+
+#: What every storage has of its own.
+METHODS = ("append_event", "get_events", "get_current_id")
 
 
 @cache
@@ -51,6 +55,12 @@ def get_storage() -> StorageBase | None:
             f"EVENTSTREAM_STORAGE_CLASS: {path!r} is no storage; "
             "let it inherit from django_eventstream.storage.StorageBase."
         )
+    for name in METHODS:
+        if getattr(type(storage), name) is getattr(StorageBase, name):
+            raise ImproperlyConfigured(
+                f"EVENTSTREAM_STORAGE_CLASS: {path!r} has no method {name}; "
+                "see the docstrings of django_eventstream.storage.StorageBase."
+            )
     return storage
 
 
@@ -63,10 +73,25 @@ def stores_skipped(storage: StorageBase) -> bool:
     )
 
 
+@cache
+def stores_many(storage: StorageBase) -> bool:
+    """Return whether ``append_events`` does what ``append_event`` does.
+
+    A project may have changed the latter alone, in a subclass that inherits the former.
+    """
+    classes = type(storage).__mro__
+    one, many = (
+        next(place for place, cls in enumerate(classes) if name in vars(cls))
+        for name in ("append_event", "append_events")
+    )
+    return many <= one
+
+
 def _forget(*, setting: str, **kwargs: Any) -> None:
     if setting in ("EVENTSTREAM_STORAGE_CLASS", "EVENTSTREAM_STORAGE_CONNECTION"):
         get_storage.cache_clear()
         stores_skipped.cache_clear()
+        stores_many.cache_clear()
 
 
 setting_changed.connect(_forget)

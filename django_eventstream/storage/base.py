@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from django.apps import apps
 from django.db import router
@@ -48,6 +48,19 @@ class StorageBase:
         not get the event; they come back with it from ``get_events``.
         """
         raise NotImplementedError
+
+    def append_events(self, events: Sequence[Event]) -> list[Event]:
+        """Store events, which have no ids yet, in their order; return them with their ids.
+
+        All or none, where the storage can. This default appends one by one: if one of them
+        fails, those before it are stored.
+        """
+        return [
+            self.append_event(
+                event.channel, event.type, event.data, skip_user_ids=event.skip_user_ids
+            )
+            for event in events
+        ]
 
     def get_events(self, channel: str, last_id: int, limit: int = 100) -> list[Event]:
         """Return the events with the ids ``last_id + 1``, ``last_id + 2`` …, at most ``limit``.

@@ -5,6 +5,8 @@ How an event gets its number:
 - Outside a transaction, one short transaction increments the channel's counter and inserts
   the row. The increment comes first and is an UPDATE: it takes the lock (on SQLite the write
   lock, which could not be had any more after a read), and what is read afterwards is current.
+  On PostgreSQL all of it is one statement, see ``statements``. Several events are stored by one
+  such transaction, which takes the counters in the order of the channels' names.
 - Inside the caller's transaction, the row is inserted with ``eid`` NULL and no counter is
   touched, so no sender waits for another's open transaction. After the commit a short
   transaction numbers what is pending on the channel; if the process is killed before, the
@@ -18,12 +20,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import deque
-from collections.abc import Collection
+from collections import Counter, deque
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from functools import cached_property
 
-from django.db import connections
+from django.db import connections, router, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import (
     BigIntegerField,
     Case,
@@ -36,14 +39,16 @@ from django.db.models import (
     When,
 )
 from django.db.models.functions import Cast
+from django.db.models.signals import post_save, pre_save
 from django.utils import timezone
 
 from .. import models
 from ..conf import settings
 from ..event import Event
 from ..exceptions import EventDoesNotExist
-from ..transactions import in_transaction, run_short_transaction
+from ..transactions import batches, in_transaction, run_short_transaction
 from .base import StorageBase, contiguous
+from .statements import Statements, get_statements
 
 #: How many rows are numbered or deleted by one statement.
 BATCH = 300
@@ -59,6 +64,11 @@ class DjangoModelStorage(StorageBase):
     is_transactional = True
     broker = "database"
 
+    @property
+    def using(self) -> str:
+        """Alias of the database."""
+        return router.db_for_write(models.Event)
+
     @cached_property
     def _numbered(self) -> deque[Event]:
         """Others' events that were numbered by the way; deques are safe to share."""
@@ -73,18 +83,29 @@ class DjangoModelStorage(StorageBase):
         skip_user_ids: Collection[str] = (),
     ) -> Event:
         """Store an event; inside a transaction as a part of it, with ``id`` None."""
-        row = models.Event(
-            channel=channel,
-            type=event_type,
-            data=json.dumps(data),
-            skip_user_ids=json.dumps(sorted(skip_user_ids)) if skip_user_ids else None,
+        (event,) = self.append_events(
+            [Event(channel, event_type, data, None, frozenset(skip_user_ids))]
         )
+        return event
+
+    def append_events(self, events: Sequence[Event]) -> list[Event]:
+        """Store events, all or none; inside a transaction as a part of it."""
         using = self.using
+        connection = connections[using]
+        statements = self._statements(connection)
         if in_transaction(using):
-            row.save(using=using, force_insert=True)
-        else:
-            self._numbered += run_short_transaction(using, lambda: self._append(row, using))
-        return Event(channel, event_type, data, row.eid, frozenset(skip_user_ids))
+            with transaction.atomic(using, savepoint=len(events) > 1):  # all or none
+                self._insert(events, connection, statements)
+            return list(events)
+        if len(events) == 1 and statements is not None:
+            event_id = statements.append_alone(connection, _values(events[0]))
+            if event_id is not None:
+                return [_numbered(events[0], event_id)]
+        stored, earlier = run_short_transaction(
+            using, lambda: self._append(events, connection, statements)
+        )
+        self._numbered += earlier
+        return stored
 
     def get_events(self, channel: str, last_id: int, limit: int = 100) -> list[Event]:
         """Return what follows ``last_id``, without holes; see StorageBase."""
@@ -197,29 +218,82 @@ class DjangoModelStorage(StorageBase):
                 current_ids[channel] = max(current_ids[channel], numbered[-1].id)
         return events
 
-    def _append(self, row: models.Event, using: str) -> list[Event]:
-        """Number and insert a row; return what was pending, numbered before it."""
-        row.pk = row.eid = None  # set by a try that was rolled back
-        self._count(row.channel, 1)
+    def _append(
+        self,
+        events: Sequence[Event],
+        connection: BaseDatabaseWrapper,
+        statements: Statements | None,
+    ) -> tuple[list[Event], list[Event]]:
+        """Number and insert events; return them, and what was pending, numbered before them."""
+        earlier: list[Event] = []
+        next_ids: dict[str, int] = {}
+        counts = Counter(event.channel for event in events)
+        for channel in sorted(counts):  # whoever locks several counters does so in this order
+            value, pending = self._advance(channel, counts[channel], connection, statements)
+            shift = 0
+            if pending:  # what was committed earlier goes first
+                numbered = BATCH
+                while numbered == BATCH:
+                    batch = self._number_rows(channel, value - counts[channel] + 1 + shift)
+                    earlier += batch
+                    numbered = len(batch)
+                    shift += numbered
+                self._counters.filter(name=channel).update(value=value + shift)
+            next_ids[channel] = value + shift - counts[channel] + 1
+        stored = []
+        for event in events:
+            stored.append(_numbered(event, next_ids[event.channel]))
+            next_ids[event.channel] += 1
+        self._insert(stored, connection, statements)
+        return stored, earlier
+
+    def _advance(
+        self,
+        channel: str,
+        by: int,
+        connection: BaseDatabaseWrapper,
+        statements: Statements | None,
+    ) -> tuple[int, bool]:
+        """Advance a counter; return it, and whether something is pending on the channel."""
+        if statements is not None:
+            found = statements.count(connection, channel, by)
+            if found is not None:
+                return found
+        self._count(channel, by)
         waiting = self._events.filter(channel=OuterRef("name"), eid__isnull=True)
-        row.eid, pending = (
-            self._counters.filter(name=row.channel)
+        return (
+            self._counters.filter(name=channel)
             .annotate(pending=Exists(waiting))
             .values_list("value", "pending")
             .get()
         )
-        earlier: list[Event] = []
-        if pending:  # what was committed earlier goes first
-            assert row.eid is not None
-            numbered = BATCH
-            while numbered == BATCH:
-                batch = self._number_rows(row.channel, row.eid)
-                earlier += batch
-                numbered = len(batch)
-                row.eid += numbered
-            self._counters.filter(name=row.channel).update(value=row.eid)
-        row.save(using=using, force_insert=True)
-        return earlier
+
+    def _insert(
+        self,
+        events: Sequence[Event],
+        connection: BaseDatabaseWrapper,
+        statements: Statements | None,
+    ) -> None:
+        if statements is not None:
+            rows = ((_values(event), event.id) for event in events)
+            for batch in batches(rows, BATCH, lambda row: len(row[0][2])):
+                statements.insert(connection, batch)
+            return
+        for event in events:
+            channel, event_type, data, skip_user_ids = _values(event)
+            models.Event(
+                channel=channel,
+                type=event_type,
+                data=data,
+                skip_user_ids=skip_user_ids,
+                eid=event.id,
+            ).save(using=connection.alias, force_insert=True)
+
+    def _statements(self, connection: BaseDatabaseWrapper) -> Statements | None:
+        """Return the statements for a database; None: the ORM is to be used."""
+        if pre_save.has_listeners(models.Event) or post_save.has_listeners(models.Event):
+            return None  # a project looks at the rows
+        return get_statements(connection.alias, connection.vendor)
 
     def _number(self, channel: str, using: str) -> list[Event]:
         self._count(channel, 0)
@@ -270,6 +344,16 @@ def _text(data: str) -> str:
     """
     text = json.loads(data)
     return text if isinstance(text, str) else str(text)
+
+
+def _values(event: Event) -> tuple[str, str, str, str | None]:
+    """Return the columns of a row that are the event's own."""
+    skipped = json.dumps(sorted(event.skip_user_ids)) if event.skip_user_ids else None
+    return event.channel, event.type, json.dumps(event.data), skipped
+
+
+def _numbered(event: Event, event_id: int) -> Event:
+    return Event(event.channel, event.type, event.data, event_id, event.skip_user_ids)
 
 
 def _event(row: models.Event) -> Event:

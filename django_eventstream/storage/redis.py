@@ -19,7 +19,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -51,38 +52,53 @@ class Script:
         self._text = text
         self._digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
-    def run(self, client: Client, key: bytes, *arguments: bytes | int | str) -> Any:
-        """Run the script with one key."""
+    def run(
+        self, client: Client, keys: Sequence[bytes], arguments: Sequence[bytes | int | str]
+    ) -> Any:
+        """Run the script."""
         # redis-py's annotations know neither bytes nor numbers as arguments.
-        values: Any = arguments
+        values: Any = [*keys, *arguments]
         try:
-            return client.evalsha(self._digest, 1, key, *values)
+            return client.evalsha(self._digest, len(keys), *values)
         except redis.exceptions.NoScriptError:  # it did not run
-            return client.eval(self._text, 1, key, *values)
+            return client.eval(self._text, len(keys), *values)
 
 
-# The event's key is not among KEYS, for its name has the number in it; it is in the same slot.
+# The keys of events are not among KEYS, for their names have the numbers in them; they are in the
+# same slots as the counters. For each of these the arguments have the prefix of its events, the
+# latest number that the sender knows, how many events there are, and the events.
 # Lua's numbers are exact up to 2^53, but written with 14 digits unless one asks for more.
 APPEND = Script("""\
-local prefix, event, milliseconds = ARGV[1], ARGV[2], ARGV[3]
-local limit, known = tonumber(ARGV[4]), tonumber(ARGV[5])
-local function key(id) return prefix .. string.format('%.0f', id) end
+local milliseconds, limit = ARGV[1], tonumber(ARGV[2])
+local at = 3
+local firsts = {}
+for number, counter in ipairs(KEYS) do
+    local prefix, known, count = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+    local function key(id) return prefix .. string.format('%.0f', id) end
 
-local id = redis.call('INCR', KEYS[1])
--- Less than the sender knows: the counter was evicted, or its latest values were lost by a restart
--- or a fail-over. Those numbers are taken. (Without the counter and the event: all was removed.)
-if known >= id and (id > 1 or redis.call('EXISTS', key(known)) == 1) then
-    id = known + 1
-    redis.call('SET', KEYS[1], string.format('%.0f', id))
-end
-redis.call('SET', key(id), event, 'PX', milliseconds)
-if limit > 0 then
-    -- One is too many, or more where the limit was lowered; of very many the rest expires.
-    for old = id - limit, math.max(1, id - limit - 9999), -1 do
-        if redis.call('DEL', key(old)) == 0 then break end
+    local last = redis.call('INCRBY', counter, count)
+    local first = last - count + 1
+    -- Less than the sender knows: the counter was evicted, or its latest values were lost by a
+    -- restart or a fail-over. Those numbers are taken. (Without the counter and the event: all
+    -- was removed.)
+    if known >= first and (first > 1 or redis.call('EXISTS', key(known)) == 1) then
+        first, last = known + 1, known + count
+        redis.call('SET', counter, string.format('%.0f', last))
     end
+    for id = first, last do
+        redis.call('SET', key(id), ARGV[at + 3 + id - first], 'PX', milliseconds)
+    end
+    at = at + 3 + count
+    if limit > 0 then
+        -- As many are too many as there are new ones, or more where the limit was lowered; of
+        -- very many the rest expires.
+        for old = last - limit, math.max(1, last - limit - count - 9998), -1 do
+            if redis.call('DEL', key(old)) == 0 then break end
+        end
+    end
+    firsts[number] = first
 end
-return id
+return firsts
 """)
 
 READ = Script("""\
@@ -137,22 +153,42 @@ class RedisStorage(StorageBase):
         Raises redis-py's errors. After a connection was lost, or did not answer in time, the event
         may be stored all the same; it is never sent a second time by itself.
         """
-        content: dict[str, Any] = {"type": event_type, "data": data}
-        if skip_user_ids:
-            content["skip_user_ids"] = sorted(skip_user_ids)
-        event_id: int = APPEND.run(
-            self._connect(),
-            self._counter(channel),
-            self._prefix(channel),
-            json.dumps(content, ensure_ascii=False).encode(),
-            max(1, int(settings.retention * 1000)),
-            settings.max_events_per_channel or 0,
-            self._known.get(channel, 0),
+        (event,) = self.append_events(
+            [Event(channel, event_type, data, None, frozenset(skip_user_ids))]
         )
-        if len(self._known) >= REMEMBERED:
-            self._known.clear()
-        self._known[channel] = event_id
-        return Event(channel, event_type, data, event_id, frozenset(skip_user_ids))
+        return event
+
+    def append_events(self, events: Sequence[Event]) -> list[Event]:
+        """Store events in one atomic step; on a Cluster, in one for each channel.
+
+        Raises as ``append_event`` does.
+        """
+        by_channel: dict[str, list[bytes]] = {}
+        for event in events:
+            by_channel.setdefault(event.channel, []).append(_content(event))
+        next_ids: dict[str, int] = {}
+        for channels in [[name] for name in by_channel] if self._is_cluster else [[*by_channel]]:
+            arguments: list[bytes | int | str] = [
+                max(1, int(settings.retention * 1000)),
+                settings.max_events_per_channel or 0,
+            ]
+            for channel in channels:
+                contents = by_channel[channel]
+                known = self._known.get(channel, 0)
+                arguments += [self._prefix(channel), known, len(contents), *contents]
+            counters = [self._counter(channel) for channel in channels]
+            firsts = APPEND.run(self._connect(), counters, arguments)
+            for channel, first in zip(channels, firsts, strict=True):
+                next_ids[channel] = first
+                if len(self._known) >= REMEMBERED:
+                    self._known.clear()
+                self._known[channel] = first + len(by_channel[channel]) - 1
+        stored = []
+        for event in events:
+            event_id = next_ids[event.channel]
+            next_ids[event.channel] = event_id + 1
+            stored.append(replace(event, id=event_id))
+        return stored
 
     def get_events(self, channel: str, last_id: int, limit: int = 100) -> list[Event]:
         """Return what follows ``last_id``, without holes, in one round trip; see StorageBase."""
@@ -210,7 +246,7 @@ class RedisStorage(StorageBase):
     def _read_page(self, channel: str, last_id: int, limit: int) -> tuple[int, int, list[bytes]]:
         counter, prefix = self._counter(channel), self._prefix(channel)
         current_id, is_hole, texts = self._read(
-            lambda client: READ.run(client, counter, prefix, last_id, limit)
+            lambda client: READ.run(client, [counter], [prefix, last_id, limit])
         )
         return current_id, is_hole, texts
 
@@ -222,6 +258,13 @@ class RedisStorage(StorageBase):
 
     def _tag(self, channel: str) -> str:
         return f"{{{quote(channel, safe='')}}}" if self._is_cluster else channel
+
+
+def _content(event: Event) -> bytes:
+    content: dict[str, Any] = {"type": event.type, "data": event.data}
+    if event.skip_user_ids:
+        content["skip_user_ids"] = sorted(event.skip_user_ids)
+    return json.dumps(content, ensure_ascii=False).encode()
 
 
 def _event(channel: str, event_id: int, text: bytes) -> Event:

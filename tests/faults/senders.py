@@ -26,7 +26,7 @@ from tests.faults.checker import LOOSE
 inside.move_clock()
 django.setup()
 
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 
 from django_eventstream import send_event
 from django_eventstream.storage import get_storage
@@ -143,7 +143,10 @@ class Sender:
                 send()
                 raise Rollback
         except Rollback:
-            pass
+            # Where the connection was lost meanwhile, Django takes the whole transaction back
+            # at its end, and raises nothing.
+            if transaction.get_rollback():
+                raise OperationalError("lost in a savepoint") from None
 
 
 def main(seed: str, rate: float, channels: list[str], path: str) -> None:
