@@ -49,7 +49,7 @@ push_in_http_max_headers_size=10000
 push_in_http_max_body_size=1000000
 command_spec=ipc://{folder}/command
 connection_subscription_max=20
-message_rate=2500
+message_rate={message_rate}
 message_hwm=25000
 message_wait=5000
 id_cache_ttl=60
@@ -73,7 +73,9 @@ out_hwm=1000
 class Pushpin:
     """The proxy, which listens for clients on ``port`` and for publishers on ``control_port``."""
 
-    def __init__(self, folder: Path, target: int, sig_key: str, log_level: int) -> None:
+    def __init__(
+        self, folder: Path, target: int, sig_key: str, log_level: int, message_rate: int
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.control_port = free_port()
@@ -85,6 +87,7 @@ class Pushpin:
             "control_port": self.control_port,
             "sig_key": sig_key,
             "log_level": log_level,
+            "message_rate": message_rate,
         }
         (folder / "pushpin.conf").write_text(_CONFIG.format(**values))
         (folder / "zurl.conf").write_text(_ZURL_CONFIG.format(**values))
@@ -100,6 +103,11 @@ class Pushpin:
     def push_spec(self) -> str:
         """Where publishers connect that use ZeroMQ."""
         return f"ipc://{self.folder}/push-in"
+
+    @property
+    def pids(self) -> list[int]:
+        """Its processes, which have children."""
+        return [process.popen.pid for process in self._processes]
 
     def start(self) -> None:
         """Start it, and wait until it takes clients and publishers."""
@@ -143,11 +151,13 @@ class Pushpin:
 
 
 @contextlib.contextmanager
-def pushpin(target: int = 1, *, sig_key: str = "changeme", log_level: int = 2) -> Iterator[Pushpin]:
-    """Run Pushpin in front of the site on the port ``target``."""
+def pushpin(
+    target: int = 1, *, sig_key: str = "changeme", log_level: int = 2, message_rate: int = 2500
+) -> Iterator[Pushpin]:
+    """Run Pushpin in front of the site on the port ``target``; by default as it is packaged."""
     # A short path: those of sockets have 107 bytes at most.
     folder = Path(tempfile.mkdtemp(prefix="pushpin-", dir="/tmp"))
-    proxy = Pushpin(folder, target, sig_key, log_level)
+    proxy = Pushpin(folder, target, sig_key, log_level, message_rate)
     try:
         proxy.start()
         yield proxy

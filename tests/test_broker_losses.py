@@ -157,6 +157,9 @@ class _Never:
     def tell_losses(self, lost):
         raise Unreachable("down")
 
+    def probe(self):
+        raise Unreachable("down")
+
 
 def test_a_process_that_ends_waits_for_all_its_outboxes_together(monkeypatch):
     monkeypatch.setattr(outbox, "EXIT_PATIENCE", 0.3)

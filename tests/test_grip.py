@@ -717,6 +717,10 @@ class Carrier:
             raise self.error
         self.lost.append(dict(lost))
 
+    def probe(self):
+        if self.error:
+            raise self.error if not callable(self.error) else self.error([])
+
 
 def event(n, channel="a", data="", event_id=None):
     return Published(Event(channel, "message", data, event_id if event_id != 0 else n))

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from multiprocessing.util import Finalize
 from typing import Any
@@ -20,12 +20,12 @@ from django.utils.module_loading import import_string
 
 from .. import threads
 from ..conf import settings
-from ..messages import Envelope, Message
-from ..sequence import Sequencer, is_from
+from ..messages import Envelope, Message, Tally
+from ..sequence import Sequencer, is_text_from
 from ..storage import get_storage
 from .base import BrokerBase, Listener
 
-__all__ = ["BrokerBase", "Listener", "get_brokers", "is_own", "publish"]
+__all__ = ["BrokerBase", "Listener", "get_brokers", "is_text_of_own", "publish"]
 
 logger = logging.getLogger("django_eventstream")
 
@@ -114,9 +114,10 @@ class _Sender:
     def name(self) -> str:
         return self._sequencer.sender
 
-    def enclose(self, message: Message) -> Envelope:
+    def enclose(self, messages: Sequence[Message | Tally]) -> list[Envelope]:
         with self._lock:
-            return self._sequencer.enclose(message, time.monotonic())
+            now = time.monotonic()
+            return [self._sequencer.enclose(message, now) for message in messages]
 
     def tally_later(self, brokers: Iterable[BrokerBase]) -> None:
         """Have the counts told in a while by these brokers."""
@@ -150,7 +151,7 @@ class _Sender:
             envelope = self._sequencer.tally(time.monotonic())
         if envelope is None:
             return []
-        failed = [broker for broker in brokers if not _publish(broker, envelope)]
+        failed = [broker for broker in brokers if not _publish(broker, [envelope])]
         if failed:
             with self._lock:
                 self._sequencer.tally_again(envelope)
@@ -160,18 +161,26 @@ class _Sender:
 _sender = _Sender()
 
 
-def is_own(envelope: Envelope) -> bool:
-    """Return whether this process sent a message, so that its streams have it already."""
-    return is_from(envelope, _sender.name)
+def is_text_of_own(text: str | bytes) -> bool:
+    """Return whether this process sent a message, so that its streams have it already.
+
+    By the beginning of its text, which need not be decoded: what a process sends comes back to it.
+    """
+    return is_text_from(text, _sender.name)
 
 
-def enclose(message: Message) -> Envelope:
+def tally_later(brokers: Iterable[BrokerBase]) -> None:
+    """Have it told how many messages there were, by brokers that may have lost one."""
+    _sender.tally_later(brokers)
+
+
+def enclose(message: Message | Tally) -> Envelope:
     """Return an envelope of this process for a message."""
-    return _sender.enclose(message)
+    return _sender.enclose([message])[0]
 
 
-def publish(message: Message, *, wait: bool = False) -> bool:
-    """Have every broker carry a message; nothing is raised, for brokers are hints.
+def publish(*messages: Message, wait: bool = False) -> bool:
+    """Have every broker carry messages; nothing is raised, for brokers are hints.
 
     Return whether there is a broker that reaches other processes.
     """
@@ -182,25 +191,26 @@ def publish(message: Message, *, wait: bool = False) -> bool:
         return True
     reaches = False
     unsure = []
-    envelope = enclose(message)
+    envelopes = _sender.enclose(messages)
     for broker in brokers:
         reaches = reaches or broker.reaches_other_processes
-        if not _publish(broker, envelope, wait=wait) or broker.is_lossy:
+        if not _publish(broker, envelopes, wait=wait) or broker.is_lossy:
             unsure.append(broker)
-    if envelope.sequence is not None:
+    if any(envelope.sequence is not None for envelope in envelopes):
         _sender.tally_later(unsure)
     return reaches
 
 
-def _publish(broker: BrokerBase, envelope: Envelope, *, wait: bool = False) -> bool:
-    """Have a broker carry a message; return whether it could."""
+def _publish(broker: BrokerBase, envelopes: Sequence[Envelope], *, wait: bool = False) -> bool:
+    """Have a broker carry messages; return whether it could."""
     try:
-        broker.publish(envelope, wait=wait)
+        broker.publish_many(envelopes, wait=wait)
     except Exception:
         if broker not in _sender.failing:
             _sender.failing.add(broker)
             name = type(broker).__name__
-            logger.exception("%s failed, left to the event log: %r", name, envelope.message)
+            channel = envelopes[0].message.channel
+            logger.exception("%s cannot carry what is sent, on channel %r first", name, channel)
         return False
     if broker in _sender.failing:
         _sender.failing.discard(broker)

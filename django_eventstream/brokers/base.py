@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from django.core.checks import CheckMessage
@@ -61,9 +61,15 @@ class BrokerBase:
 
         ``envelope.text`` is what their ``listen`` is to hand on, ``envelope.message`` the
         message itself. Returns at once, unless ``wait``: then after the message was handed on,
-        or could not be. What is raised is logged, and keeps no other broker from its work.
+        or could not be, but not on an event loop. What is raised is logged, and keeps no other
+        broker from its work.
         """
         raise NotImplementedError
+
+    def publish_many(self, envelopes: Sequence[Envelope], *, wait: bool = False) -> None:
+        """Carry messages, in their order; as ``publish``, which this default calls for each."""
+        for envelope in envelopes:
+            self.publish(envelope, wait=wait)
 
     async def listen(self, listener: Listener) -> None:
         """Listen, and tell the listener, until the connection is lost or this is cancelled.

@@ -13,7 +13,7 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
-from ..messages import Envelope, Gap
+from ..messages import Envelope, Gap, Tally
 from . import enclose
 from .base import Listener
 from .outbox import Outbox, OutboxBroker, Unreachable
@@ -112,3 +112,7 @@ class _Sender:
     def tell_losses(self, lost: Mapping[str, bool]) -> None:
         """Send gaps. Raises Unreachable."""
         self.carry([enclose(Gap(channel)) for channel in lost])
+
+    def probe(self) -> None:
+        """Send a message that tells nothing. Raises Unreachable."""
+        self.carry([enclose(Tally({}))])

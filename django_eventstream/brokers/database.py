@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import random
 import time
+from collections.abc import Sequence
 from concurrent import futures
 from datetime import timedelta
 from functools import partial
@@ -27,7 +29,8 @@ from django.utils.module_loading import import_string
 from .. import models, threads
 from ..conf import settings
 from ..messages import Envelope, Published, Stored
-from ..transactions import in_transaction, run_short_transaction
+from ..transactions import batches, in_transaction, run_short_transaction
+from . import tally_later
 from .base import BrokerBase, Listener
 from .outbox import EXIT_PATIENCE
 
@@ -93,18 +96,24 @@ class DatabaseBroker(BrokerBase):
         return router.db_for_write(models.BrokerMessage)
 
     def publish(self, envelope: Envelope, *, wait: bool = False) -> None:
-        """Write a message where it is found.
+        """Write a message where it is found."""
+        self.publish_many([envelope], wait=wait)
+
+    def publish_many(self, envelopes: Sequence[Envelope], *, wait: bool = False) -> None:
+        """Write messages where they are found.
 
         Not in the caller's transaction, which may last, or be rolled back, nor on an event
         loop; there it is done a little later, by another thread, also if the sender would wait.
         """
-        message = envelope.message
-        is_logged = isinstance(message, Published) and message.event.id is not None
-        if is_logged and not self.notifies:
+        logged = [envelope for envelope in envelopes if _is_logged(envelope)]
+        others = [envelope for envelope in envelopes if not _is_logged(envelope)]
+        if not self.notifies:
+            logged = []
+        if not logged and not others:
             return
-        carry = partial(self._notify_event if is_logged else self._write, envelope)
-        if _is_on_loop() or in_transaction(self.using):
-            late = threads.run_in_background(partial(_carry_late, carry))
+        carry = partial(self._carry, logged, others)
+        if threads.is_on_event_loop() or in_transaction(self.using):
+            late = threads.run_in_background(partial(self._carry_late, carry))
             if late is not None:
                 self._late.add(late)
                 late.add_done_callback(self._late.discard)
@@ -117,13 +126,13 @@ class DatabaseBroker(BrokerBase):
         return connections[self.using].vendor == "postgresql"
 
     async def listen(self, listener: Listener) -> None:
-        """Read the table, at each poll or when notified, until it cannot be read for long."""
+        """Read the table, at each poll or when notified, until some may have been missed."""
         place = await threads.run(self._find_place)
         wake, settled = asyncio.Event(), asyncio.Event()
         following: asyncio.Task[None] | None = None
         try:
-            if self.notifies and not threads.is_testing():
-                follow = import_string("django_eventstream.brokers.postgresql.follow")
+            follow = _find_follow() if self.notifies and not threads.is_testing() else None
+            if follow is not None:
                 following = asyncio.ensure_future(follow(self, listener, wake, settled))
                 timer = asyncio.get_running_loop().call_later(NOTIFY_PATIENCE, settled.set)
                 await settled.wait()
@@ -141,38 +150,51 @@ class DatabaseBroker(BrokerBase):
 
     # Inside, sending
 
-    def _write(self, envelope: Envelope) -> None:
-        using = self.using
+    def _carry_late(self, carry: partial[None]) -> None:
+        try:
+            carry()
+        except Exception:
+            logger.exception("A message to other processes was lost")
+            tally_later([self])  # so that they notice
 
-        def write() -> None:
-            models.BrokerMessage.objects.using(using).create(text=envelope.text)
-            if self.notifies:
-                # Heard in the order of the commits; what is read from the table is a repeat.
-                self.notify(envelope.text if _is_small(envelope) else "")
+    def _carry(self, logged: Sequence[Envelope], others: Sequence[Envelope]) -> None:
+        if logged:
+            self.notify(*map(_payload, logged))
+        if others:
+            run_short_transaction(self.using, partial(self._write, others))
 
-        run_short_transaction(using, write)
+    def _write(self, envelopes: Sequence[Envelope]) -> None:
+        rows = [models.BrokerMessage(text=envelope.text) for envelope in envelopes]
+        for batch in batches(rows, BATCH, lambda row: len(row.text)):
+            self._rows.bulk_create(batch)
+        if self.notifies:
+            # Heard in the order of the commits; what is read from the table is a repeat.
+            texts = [envelope.text for envelope in envelopes]
+            self.notify(*(text if len(text) <= MAX_PAYLOAD else "" for text in texts))
 
-    def _notify_event(self, envelope: Envelope) -> None:
-        text = envelope.text
-        if not _is_small(envelope):
-            assert isinstance(envelope.message, Published)
-            event = envelope.message.event
-            assert event.id is not None
-            text = Envelope(Stored(event.channel, event.id), envelope.sender).text
-        self.notify(text)
+    def notify(self, *payloads: str) -> None:
+        """Notify all processes; "" tells that there is something in the table.
 
-    def notify(self, payload: str) -> None:
-        """Notify all processes; "" tells that there is something in the table."""
+        Not by the statement that stores an event, for the log knows nothing of brokers. With 16
+        senders on a loaded machine one statement for both stored as many events where PostgreSQL
+        waits for the disk, and up to 1.8 times as many where it does not.
+        """
         with connections[self.using].cursor() as cursor:
-            cursor.execute("SELECT pg_notify(%s, %s)", [NOTIFIED, payload])
+            for start in range(0, len(payloads), BATCH):
+                # As one text: psycopg looks at each member of an array. It took a third of what
+                # send_events did.
+                cursor.execute(
+                    "SELECT pg_notify(%s, payload) FROM json_array_elements_text(%s) AS payload",
+                    [NOTIFIED, json.dumps(payloads[start : start + BATCH])],
+                )
 
     # Inside, listening
 
     async def _read_on(self, place: Place, listener: Listener, wake: asyncio.Event) -> None:
-        now = time.monotonic()
-        read_at, trimmed_at = now, now - random.uniform(0, TRIM_INTERVAL)
+        read_at = _now()
+        trimmed_at = time.monotonic() - random.uniform(0, TRIM_INTERVAL)
         while True:
-            pause = settings.poll_interval * random.uniform(0.9, 1.1)
+            pause = min(settings.poll_interval, RETENTION / 4) * random.uniform(0.9, 1.1)
             # Not by asyncio.wait_for, which up to Python 3.11 may swallow that this is cancelled.
             timer = asyncio.get_running_loop().call_later(pause, wake.set)
             try:
@@ -180,14 +202,16 @@ class DatabaseBroker(BrokerBase):
             finally:
                 timer.cancel()
             wake.clear()
+            if _is_long_ago(read_at):
+                return  # the process stood still
             try:
                 texts = await threads.run(self._read, place)
             except DatabaseError:  # the poll of the log tells
-                if time.monotonic() - read_at > RETENTION / 2:
-                    raise  # to begin anew: some may be gone
+                if _is_long_ago(read_at):
+                    raise
                 await asyncio.sleep(random.uniform(0.5, 1))
                 continue
-            read_at = time.monotonic()
+            read_at = _now()
             for text in texts:
                 listener.receive(text)
             if len(texts) >= BATCH:
@@ -196,6 +220,8 @@ class DatabaseBroker(BrokerBase):
                 trimmed_at = time.monotonic()
                 with contextlib.suppress(DatabaseError):  # at the next time
                     await threads.run(self._trim)
+                    if await threads.run(self._begins_again, place):
+                        return
 
     @property
     def _rows(self) -> Any:
@@ -227,21 +253,41 @@ class DatabaseBroker(BrokerBase):
         for start in range(0, len(keys), BATCH):
             self._rows.filter(id__in=keys[start : start + BATCH]).delete()
 
+    def _begins_again(self, place: Place) -> bool:
+        """Whether keys are given out again: the table was emptied, or restored from a backup."""
+        last = self._rows.aggregate(last=Max("id"))["last"]
+        return last is not None and last < place.last
 
-def _is_small(envelope: Envelope) -> bool:
-    return len(envelope.text.encode()) <= MAX_PAYLOAD
+
+def _is_logged(envelope: Envelope) -> bool:
+    message = envelope.message
+    return isinstance(message, Published) and message.event.id is not None
 
 
-def _is_on_loop() -> bool:
+def _payload(envelope: Envelope) -> str:
+    """Return what is notified of an event in the log: all of it, or that it is there."""
+    assert isinstance(envelope.message, Published)
+    event = envelope.message.event
+    # Envelopes are ASCII and longer than their data, so a large one need not be made.
+    if len(event.data) <= MAX_PAYLOAD and len(envelope.text) <= MAX_PAYLOAD:
+        return envelope.text
+    assert event.id is not None
+    return Envelope(Stored(event.channel, event.id), envelope.sender).text
+
+
+def _find_follow() -> Any:
+    """Return what follows notifications; None: psycopg 2 cannot on an event loop, so it polls."""
     try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+        return import_string("django_eventstream.brokers.postgresql.follow")
+    except ImportError:
+        return None
 
 
-def _carry_late(carry: partial[None]) -> None:
-    try:
-        carry()
-    except Exception:
-        logger.exception("A message to other processes was lost")
+def _now() -> tuple[float, float]:
+    # The wall clock too: the other one stands still with the machine.
+    return time.monotonic(), time.time()
+
+
+def _is_long_ago(read_at: tuple[float, float]) -> bool:
+    """Whether what came since is perhaps not in the table any more, and it is to begin anew."""
+    return max(now - then for now, then in zip(_now(), read_at, strict=True)) > RETENTION / 2

@@ -188,6 +188,10 @@ class Proxy:
         """Publish word of lost events. Raises Unreachable and Refused."""
         self.publish([export_loss(channel, reliable) for channel, reliable in lost.items()])
 
+    def probe(self) -> None:
+        """Publish to nobody: no stream has this channel. Raises Unreachable and Refused."""
+        self.publish([_publication("probe", b":\n\n")])
+
     def publish(self, publications: Sequence[Publication]) -> None:
         """Publish in this order. Raises Unreachable and Refused."""
         raise NotImplementedError
@@ -238,7 +242,7 @@ class HttpProxy(Proxy):
             text = f"status {response.status_code}: {response.text[:200].strip()}"
             if response.status_code in (400, 413, 422):
                 raise Refused(text)
-            raise Unreachable(text, sent=False)
+            raise Unreachable(text, sent=False, busy=response.status_code == 429)
 
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         # By this hook, for a .netrc file takes the place of a header.
@@ -327,6 +331,11 @@ class GripBroker(OutboxBroker):
 
     def __init__(self) -> None:
         self.outboxes = [Outbox(proxy) for proxy in map(_connect, get_configs()) if proxy]
+
+    @property
+    def reaches_other_processes(self) -> bool:  # type: ignore[override]
+        """Whether there is a proxy."""
+        return bool(self.outboxes)
 
     def check(self) -> Iterable[checks.CheckMessage]:
         """Check GRIP_PREFIX, and that Pushpin holds streams with so many channels."""

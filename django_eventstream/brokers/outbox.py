@@ -15,7 +15,8 @@ from itertools import islice
 from multiprocessing.util import Finalize
 from typing import NamedTuple, Protocol
 
-from ..messages import Envelope, Gap, Published
+from .. import threads
+from ..messages import Envelope, Gap, Published, Revoked
 from .base import BrokerBase
 
 logger = logging.getLogger("django_eventstream")
@@ -30,6 +31,10 @@ BATCH_SIZE = 200_000
 #: The first and the longest pause, in seconds, between tries to reach a proxy.
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 5.0
+#: After how many failures in a row it is looked into whether a proxy is down, or will never take
+#: what fails; and how often in a row that must fail right after a probe went through.
+TRIES = 3
+PROOFS = 3
 #: After how many idle seconds the thread ends.
 IDLE_TIME = 10.0
 #: For how many seconds a process that ends waits for what is to be carried.
@@ -37,11 +42,15 @@ EXIT_PATIENCE = 3.0
 
 
 class Unreachable(Exception):
-    """A proxy cannot take anything now; ``sent``: it may have taken this, all the same."""
+    """A proxy cannot take anything now; ``sent``: it may have taken this, all the same.
 
-    def __init__(self, reason: str, *, sent: bool = False) -> None:
+    ``busy``: it says itself that it is there, and to come again later.
+    """
+
+    def __init__(self, reason: str, *, sent: bool = False, busy: bool = False) -> None:
         super().__init__(reason)
         self.sent = sent
+        self.busy = busy
 
 
 class Refused(Exception):
@@ -59,6 +68,9 @@ class Carrier(Protocol):
 
     def tell_losses(self, lost: Mapping[str, bool]) -> None:
         """Tell the streams of channels that they missed events; True: a reliable channel."""
+
+    def probe(self) -> None:
+        """Publish something small that nobody takes note of, as messages are published."""
 
 
 class Letter(NamedTuple):
@@ -84,6 +96,11 @@ class Letter(NamedTuple):
         return isinstance(self.envelope.message, Published)
 
     @property
+    def is_kick(self) -> bool:
+        """Whether a stream that does not get it goes on without permission."""
+        return isinstance(self.envelope.message, Revoked)
+
+    @property
     def is_reliable(self) -> bool:
         """Whether publishing it twice does no harm."""
         message = self.envelope.message
@@ -101,6 +118,12 @@ class Outbox:
     While the proxy cannot be reached they stay, as many as there is room for, and it is tried
     again after a pause that grows. What is lost all the same is told to the streams later: a
     reliable channel's read the log, an unreliable channel's get a ``stream-reset``.
+
+    A proxy that is there, and will never take a message, need not say so: Redis just ends the
+    connection. So before what fails again and again is tried, a probe is. Once a probe went
+    through, several times in a row, and the message failed right after it, the message is lost
+    as one that is refused, and all behind it goes on. A probe is no message of anybody's, so an
+    outage loses nothing and changes no order.
     """
 
     def __init__(self, carrier: Carrier) -> None:
@@ -112,8 +135,13 @@ class Outbox:
         self._batch: list[Letter] = []
         # The channels that lost events, and whether they are reliable.
         self._lost: dict[str, bool] = {}
-        # How many letters go one by one, for one among them was refused.
+        # How many letters, or losses, go one by one, for one among them was refused.
         self._singly = 0
+        # How often what is being published failed, and how often in a row right after a probe
+        # that went through; and whether the last probe did, if nothing was tried since.
+        self._failures = 0
+        self._proofs = 0
+        self._is_there = False
         self._failing = False
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -172,9 +200,7 @@ class Outbox:
                 if not self._is_busy():
                     self._thread = None
                     return
-                lost = dict(islice(self._lost.items(), BATCH))
-                if not (self._batch or lost):
-                    self._fill_batch()
+                lost = self._choose()
                 batch = list(self._batch)
             try:
                 if lost:
@@ -182,15 +208,28 @@ class Outbox:
                 else:
                     self._carrier.carry([letter.envelope for letter in batch])
             except Unreachable as error:
-                self._note_failure(error)
+                self._note_failure(error, lost)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, pause * random.uniform(0.5, 1))
+                    is_in_doubt = self._failures >= TRIES and not self._closed
                 pause = min(pause * 2, LONGEST_PAUSE)
+                if is_in_doubt and self._probe():
+                    pause = FIRST_PAUSE
             except Exception as error:
                 self._note_refusal(error, lost)
             else:
                 self._note_success(lost)
                 pause = FIRST_PAUSE
+
+    def _probe(self) -> bool:
+        """Return whether the proxy takes anything."""
+        try:
+            self._carrier.probe()
+        except Exception:  # also what it refuses: that tells nothing of messages
+            self._is_there = False
+        else:
+            self._is_there = True
+        return self._is_there
 
     # Inside, the lock held
 
@@ -209,9 +248,17 @@ class Outbox:
         self._size -= oldest.size
         self._lose(oldest)
 
-    def _fill_batch(self) -> None:
+    def _choose(self) -> Mapping[str, bool]:
+        """Return which losses are next to be told, or else fill the batch."""
+        if self._batch:  # until it is taken or lost, or what fails would take turns for ever
+            return {}
         limit = 1 if self._singly else BATCH
-        self._singly = max(0, self._singly - 1)
+        lost = dict(islice(self._lost.items(), limit))
+        if not lost:
+            self._fill_batch(limit)
+        return lost
+
+    def _fill_batch(self, limit: int) -> None:
         size = 0
         while self._waiting and len(self._batch) < limit and size < BATCH_SIZE:
             letter = self._take_first()
@@ -220,9 +267,40 @@ class Outbox:
 
     def _lose(self, letter: Letter) -> None:
         channel = letter.channel
-        if letter.is_event and (len(self._lost) < CAPACITY or channel in self._lost):
-            self._lost[channel] = letter.is_reliable
+        if len(self._lost) < CAPACITY or channel in self._lost:
+            if letter.is_event:
+                self._lost[channel] = letter.is_reliable
+            elif letter.is_kick:  # who is told of a loss has the permission checked again
+                self._lost.setdefault(channel, True)
         letter.finish()
+
+    def _go_on(self) -> None:
+        """Turn to what is next."""
+        self._batch = []
+        self._singly = max(0, self._singly - 1)
+        self._failures = self._proofs = 0
+        self._changed.notify_all()
+
+    def _split(self, lost: Mapping[str, bool]) -> None:
+        """Have what was tried together tried one by one."""
+        self._singly = len(lost or self._batch)
+        self._waiting.extendleft(reversed(self._batch))
+        self._size += sum(letter.size for letter in self._batch)
+        self._batch = []
+        self._proofs = 0
+
+    def _refuse(self, error: Exception, lost: Mapping[str, bool]) -> None:
+        """Lose what the proxy will never take, once it is known which."""
+        if len(lost or self._batch) > 1:
+            self._split(lost)
+            return
+        for channel in lost or [letter.channel for letter in self._batch]:
+            logger.error("%s refused channel %r: %s", self._carrier.name, channel, error)
+        for channel in lost:
+            self._lost.pop(channel, None)
+        for letter in self._batch:
+            self._lose(letter)
+        self._go_on()
 
     # Inside, what became of a try
 
@@ -231,16 +309,13 @@ class Outbox:
             if self._failing:
                 logger.warning("%s can be reached again.", self._carrier.name)
             self._failing = False
-            if lost:
-                for channel in lost:
-                    self._lost.pop(channel, None)
-            else:
-                for letter in self._batch:
-                    letter.finish()
-                self._batch = []
-            self._changed.notify_all()
+            for channel in lost:
+                self._lost.pop(channel, None)
+            for letter in self._batch:
+                letter.finish()
+            self._go_on()
 
-    def _note_failure(self, error: Unreachable) -> None:
+    def _note_failure(self, error: Unreachable, lost: Mapping[str, bool]) -> None:
         with self._changed:
             if not self._failing:
                 logger.warning("%s cannot be reached, trying again: %s", self._carrier.name, error)
@@ -252,24 +327,19 @@ class Outbox:
                     self._lose(letter)
             for letter in [*self._batch, *self._waiting]:
                 letter.finish()
+            if not error.busy:
+                self._failures += 1
+            self._proofs = self._proofs + 1 if self._is_there and not error.busy else 0
+            self._is_there = False
+            count = len(lost or self._batch)
+            if not count:
+                self._go_on()
+            elif self._proofs >= (PROOFS if count == 1 else 1):
+                self._refuse(error, lost)
 
     def _note_refusal(self, error: Exception, lost: Mapping[str, bool]) -> None:
         with self._changed:
-            if not lost and len(self._batch) > 1:
-                self._singly = len(self._batch)
-                self._waiting.extendleft(reversed(self._batch))
-                self._size += sum(letter.size for letter in self._batch)
-            else:
-                channels = list(lost) or [letter.channel for letter in self._batch]
-                names = ", ".join(map(repr, channels[:3])) + (", …" if channels[3:] else "")
-                logger.error("%s refused channel %s: %s", self._carrier.name, names, error)
-                for channel in lost:
-                    del self._lost[channel]
-                for letter in [] if lost else self._batch:
-                    self._lose(letter)
-            if not lost:
-                self._batch = []
-            self._changed.notify_all()
+            self._refuse(error, lost)
 
 
 # When the process that ends stops waiting, for all of its outboxes together; and its id.
@@ -286,7 +356,7 @@ def _flush_at_exit(outbox: Outbox) -> None:
 class OutboxBroker(BrokerBase):
     """A broker whose messages go out from threads of their own; it sets ``outboxes``.
 
-    So no sender waits for a server, on an event loop neither.
+    So no sender waits for a server unless it wants to, and none on an event loop does.
     """
 
     outboxes: Sequence[Outbox] = ()
@@ -295,7 +365,13 @@ class OutboxBroker(BrokerBase):
 
     def publish(self, envelope: Envelope, *, wait: bool = False) -> None:
         """Have a message carried, or wait until it was, or every server turned out unreachable."""
-        taken = [outbox.put(envelope) for outbox in self.outboxes]
+        self.publish_many([envelope], wait=wait)
+
+    def publish_many(self, envelopes: Sequence[Envelope], *, wait: bool = False) -> None:
+        """Have messages carried; waits for all of them together, but on no event loop."""
+        taken = [outbox.put(envelope) for outbox in self.outboxes for envelope in envelopes]
+        if threads.is_on_event_loop():
+            return
         if wait and futures.wait(taken, self.patience).not_done:
             name = type(self).__name__
             logger.warning("%s: an event is not taken after %g s yet", name, self.patience)

@@ -93,13 +93,19 @@ async def _follow_once(
         probe = PROBE + uuid.uuid4().hex
         await threads.run(broker.notify, probe)
         while True:
+            # Not by asyncio.wait_for, which up to Python 3.11 may swallow that this is cancelled.
+            heard = asyncio.ensure_future(anext(notifications))
             try:
-                notification = await asyncio.wait_for(anext(notifications), PROBE_PATIENCE)
-            except asyncio.TimeoutError:
-                raise _Deaf(
-                    "LISTEN has no effect. Is there a connection pooler, such as pgbouncer, in "
-                    "transaction mode?"
-                ) from None
+                await asyncio.wait([heard], timeout=PROBE_PATIENCE)
+                if not heard.done():
+                    raise _Deaf(
+                        "LISTEN has no effect. Is there a connection pooler, such as pgbouncer, "
+                        "in transaction mode?"
+                    )
+                notification = heard.result()
+            finally:
+                heard.cancel()
+                await asyncio.gather(heard, return_exceptions=True)
             if notification.payload == probe:
                 break
             _take(notification.payload, listener, wake)

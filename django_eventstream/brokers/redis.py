@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from .. import redisclients
 from ..conf import settings
-from ..messages import Envelope, Gap
+from ..messages import Envelope, Gap, Tally
 from . import enclose
 from .base import Listener
 from .outbox import Outbox, OutboxBroker, Unreachable
@@ -122,3 +122,7 @@ class _Publisher:
     def tell_losses(self, lost: Mapping[str, bool]) -> None:
         """Publish gaps. Raises Unreachable."""
         self.carry([enclose(Gap(channel)) for channel in lost])
+
+    def probe(self) -> None:
+        """Publish a message that tells nothing. Raises Unreachable."""
+        self.carry([enclose(Tally({}))])
