@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 from io import BytesIO
 from typing import Any
 
+from asgiref.sync import markcoroutinefunction
 from channels.generic.http import AsyncHttpConsumer
+from channels.sessions import InstanceSessionWrapper
 from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpResponse, StreamingHttpResponse
 
 from . import threads, views
+from .streaming import Stream
+
+logger = logging.getLogger("django_eventstream")
 
 
 class EventsConsumer(AsyncHttpConsumer):  # type: ignore[misc]
@@ -20,45 +26,98 @@ class EventsConsumer(AsyncHttpConsumer):  # type: ignore[misc]
     view's keyword arguments those of the URL route.
     """
 
+    @classmethod
+    def as_asgi(cls, **initkwargs: Any) -> Any:
+        """Return the ASGI application, made with ``initkwargs`` for each request.
+
+        AsyncConsumer's is a coroutine around this one's, and holds the scope.
+        """
+
+        def application(scope: Any, receive: Any, send: Any) -> Any:
+            return cls(**initkwargs)(scope, receive, send)
+
+        functools.update_wrapper(application, cls, updated=())
+        vars(application).update(consumer_class=cls, consumer_initkwargs=initkwargs)
+        return markcoroutinefunction(application)
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request.
 
         In place of the dispatch of AsyncConsumer, which hears of a disconnect only when
         ``handle`` has returned, and opens a channel on the channel layer for each consumer.
         """
+        serving = asyncio.current_task()
+        if serving is None:  # there are servers with coroutines of their own making
+            await asyncio.ensure_future(self(scope, receive, send))
+            return
         self.scope = scope
         self.base_send = send
+        del scope
         if not await _receive_request(receive):
             return
-        handling = asyncio.ensure_future(self.handle(b""))
-        listening = asyncio.ensure_future(_receive_disconnect(receive))
+        # What wakes at each event is a task of its own: the server's would do so through the
+        # frames of all middleware. And the server's waits here, for a third would be a KB more.
+        self._is_listening = True
+        answering = asyncio.ensure_future(self._answer())
+        answering.add_done_callback(functools.partial(self._stop_listening, serving))
         try:
-            await asyncio.wait({handling, listening}, return_when=asyncio.FIRST_COMPLETED)
-            gone = listening.done() and not handling.done()
+            await _receive_disconnect(receive)
+        except asyncio.CancelledError:
+            if not answering.done():
+                raise  # by the server
+            _uncancel(serving)
+            if not answering.cancelled():  # as one is that was cut off, which is no error
+                answering.result()
         finally:
-            handling.cancel()
-            listening.cancel()
-            results = await asyncio.gather(handling, listening, return_exceptions=True)
-        # A stream that was cut off has had itself cancelled, which is no error.
-        if not gone and isinstance(results[0], Exception):
-            raise results[0]
+            self._is_listening = False
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
 
-    async def handle(self, body: bytes) -> None:
-        """Answer the request: headers, then the body as it comes."""
+    def _stop_listening(self, serving: asyncio.Task[Any], answering: asyncio.Task[None]) -> None:
+        if self._is_listening:
+            serving.cancel()
+
+    async def _answer(self) -> None:
+        stream = await self.handle(b"")
+        # Whoever was cancelled meanwhile may have made nothing of it.
+        if stream is not None and self._is_listening:
+            del self.scope
+            await self._send_stream(stream, _past_sessions(self.base_send))
+
+    async def handle(self, body: bytes) -> Stream | None:
+        """Answer the request; return the stream whose parts are to follow the headers, if any."""
         request = self.get_request(body)
         kwargs = self.scope.get("url_route", {}).get("kwargs", {})
-        response = await threads.run_request(views.events, request, **kwargs)
+        response: Any
+        if views.may_block(request):
+            response = await threads.run_request(views.events, request, **kwargs)
+        else:
+            response = views.events(request, **kwargs)
         headers = [(name.encode(), value.encode("latin-1")) for name, value in response.items()]
         await self.send_headers(status=response.status_code, headers=headers)
+        if isinstance(response, views.EventStreamResponse):
+            assert isinstance(response.stream, Stream)
+            # Without the request and the response: 6 KB, which it would hold for hours.
+            return response.stream
+        await self.send_body(response.content)
+        response.close()
+        return None
+
+    async def _send_stream(self, stream: Stream, send: Any) -> None:
         try:
-            if isinstance(response, StreamingHttpResponse):
-                async for chunk in response:
-                    await self.send_body(chunk, more_body=True)
-                await self.send_body(b"")
-            elif isinstance(response, HttpResponse):
-                await self.send_body(response.content)
+            while True:
+                # Without a name, which would hold the last part until there is another.
+                await send(
+                    {
+                        "type": "http.response.body",
+                        "body": await stream.__anext__(),
+                        "more_body": True,
+                    }
+                )
+        except StopAsyncIteration:
+            await self.send_body(b"")
         finally:
-            response.close()
+            stream.leave()
 
     def get_request(self, body: bytes) -> ASGIRequest:
         """Return Django's request for the scope."""
@@ -67,6 +126,18 @@ class EventsConsumer(AsyncHttpConsumer):  # type: ignore[misc]
             if name in self.scope:
                 setattr(request, name, self.scope[name])
         return request
+
+
+def _past_sessions(send: Any) -> Any:
+    """Return what Channels' session middleware passes on to.
+
+    It only has something to do when headers are sent; but at each part it looks whether the
+    session was modified, which takes half as long again as delivering an event.
+    """
+    owner: Any
+    while type(owner := getattr(send, "__self__", None)) is InstanceSessionWrapper:
+        send = owner.real_send
+    return send
 
 
 async def _receive_request(receive: Any) -> bool:
@@ -83,5 +154,15 @@ async def _receive_request(receive: Any) -> bool:
 
 
 async def _receive_disconnect(receive: Any) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    """Wait until the client has gone, or the server cannot tell."""
+    try:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    except Exception:
+        logger.debug("Taking a client for gone: the server does not tell", exc_info=True)
+
+
+def _uncancel(task: asyncio.Task[Any]) -> None:
+    """Take note that a task's cancellation has been dealt with, as Python 3.11 wants it."""
+    if hasattr(task, "uncancel"):
+        task.uncancel()

@@ -16,19 +16,37 @@ import asyncio
 import os
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 #: Where the operating system lists this process's file descriptors.
 DESCRIPTORS = "/dev/fd"
+#: With this type Python looks at a socket without a change to it. With none, a project's
+#: ``socket.setdefaulttimeout`` would make it non-blocking, also for whoever has it open besides.
+#: (Not every system has the flag, and those that lack it have to do without.)
+UNCHANGED = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0)
 
 
-def disconnect(task: asyncio.Task[Any], scope: Mapping[str, Any], *, is_last: bool = False) -> None:
-    """Break the connection of a request; ``task`` is blocked in sending, ``scope`` is ASGI's.
+class Connection(NamedTuple):
+    """A request's connection: what of an ASGI scope finds it."""
+
+    http_version: str = "1.1"
+    #: Host and port of both ends, where they are known.
+    client: Any = None
+    server: Any = None
+
+    @classmethod
+    def of(cls, scope: Mapping[str, Any]) -> Connection:
+        """Return the connection of a scope, which may be as empty as in tests."""
+        return cls(scope.get("http_version", "1.1"), scope.get("client"), scope.get("server"))
+
+
+def disconnect(task: asyncio.Task[Any], connection: Connection, *, is_last: bool = False) -> None:
+    """Break the connection of a request; ``task`` is blocked in sending.
 
     ``is_last``: also if other requests share it, as from HTTP/2 on.
     """
-    is_shared = scope.get("http_version", "1.1") >= "2" and not is_last
-    if is_shared or not (_abort_transport(task) or _shut_socket(scope)):
+    is_shared = connection.http_version >= "2" and not is_last
+    if is_shared or not (_abort_transport(task) or _shut_socket(connection)):
         task.cancel()
 
 
@@ -45,13 +63,13 @@ def _abort_transport(task: asyncio.Task[Any]) -> bool:
     return False
 
 
-def _shut_socket(scope: Mapping[str, Any]) -> bool:
+def _shut_socket(connection: Connection) -> bool:
     """Shut the socket of a request down; return False if it is not found.
 
     Proxies' headers may have changed ``client``, to what anybody wrote there. So the socket must
     have the server's port as well, lest it be the one of the project's database.
     """
-    client, server = _address(scope.get("client")), _address(scope.get("server"))
+    client, server = _address(connection.client), _address(connection.server)
     if client is None or server is None or not client[1]:
         return False  # by a proxy's word, or a Unix socket
     try:
@@ -60,20 +78,20 @@ def _shut_socket(scope: Mapping[str, Any]) -> bool:
         return False
     for name in names:
         try:
-            connection = socket.socket(fileno=int(name))
+            found = socket.socket(type=UNCHANGED, fileno=int(name))
         except OSError:
             continue  # no socket
         try:
-            if _address(connection.getpeername()) != client:
+            if _address(found.getpeername()) != client:
                 continue
-            own = _address(connection.getsockname())
+            own = _address(found.getsockname())
             if own is not None and own[1] == server[1]:
-                connection.shutdown(socket.SHUT_RDWR)
+                found.shutdown(socket.SHUT_RDWR)
                 return True
         except OSError:
             continue  # not connected
         finally:
-            connection.detach()  # it is the server's
+            found.detach()  # it is the server's
     return False
 
 

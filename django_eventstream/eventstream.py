@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
@@ -21,11 +21,14 @@ from .exceptions import EventDoesNotExist, EventPermissionError
 from .hub import publish, trim_log_now_and_then
 from .lasteventid import format_last_event_id
 from .messages import Published, Revoked
-from .storage import get_storage, stores_skipped
+from .storage import get_storage, stores_many, stores_skipped
 from .storage.base import StorageBase, read_page
 from .transactions import in_transaction
 
 logger = logging.getLogger("django_eventstream")
+
+#: Channel, event type, data, and the ids of the users who must not get it.
+EventTuple: TypeAlias = "tuple[str, str, Any] | tuple[str, str, Any, Iterable[Any] | None]"
 
 
 def send_event(
@@ -42,7 +45,8 @@ def send_event(
 
     ``data`` is encoded with DjangoJSONEncoder; with ``json_encode=False`` it is a text that is
     sent as it is. ``skip_user_ids`` are users who must not get the event: ids as int, str or
-    UUID. ``async_publish=False`` waits until a proxy, if there is one, has taken the event.
+    UUID. ``async_publish=False`` waits until a proxy, if there is one, has taken the event; not
+    on an event loop, where ``asend_event`` waits.
 
     Inside a transaction the event is a part of it: sent right after the commit, and never if
     it is rolled back; the returned event's ``id`` is then None. ``on_commit=False`` sends an
@@ -52,41 +56,8 @@ def send_event(
     sent, for a channel name or type over 255 characters, a reserved type, and data that
     cannot be encoded; and what the storage raises when it cannot append.
     """
-    event = Event(
-        check_channel(channel),
-        check_event_type(event_type),
-        json.dumps(data, cls=DjangoJSONEncoder, allow_nan=False)
-        if json_encode
-        else check_data(data),
-        skip_user_ids=check_skip_user_ids(skip_user_ids),
-    )
-    wait = not async_publish
-    storage = _storage_of(event.channel)
-    if storage is None:
-        if on_commit:
-            _after_commit(_using(), _publish, event, wait)
-        else:
-            _publish(event, wait)
-        return event
-    try:
-        if storage.is_transactional:
-            event = _append(storage, event)
-            if event.id is None:
-                _number_after_commit(storage, event.channel, wait)
-        elif in_transaction(storage.using):
-            _after_commit(storage.using, _append_committed, storage, event, wait)
-        else:
-            event = _append(storage, event)
-    except SynchronousOnlyOperation as error:
-        raise SynchronousOnlyOperation(
-            "send_event() was called on an event loop and would block it; "
-            "await asend_event() instead."
-        ) from error
-    if event.id is not None:
-        _publish_numbered(storage)  # before it, on the same channel
-        _publish(event, wait)
-    trim_log_now_and_then()
-    return event
+    event = _make_event(channel, event_type, data, skip_user_ids, json_encode)
+    return _send([event], wait=not async_publish, on_commit=on_commit)[0]
 
 
 async def asend_event(
@@ -108,6 +79,61 @@ async def asend_event(
         async_publish,
         json_encode,
         on_commit=on_commit,
+    )
+
+
+def send_events(
+    events: Iterable[EventTuple],
+    skip_user_ids: Iterable[Any] | None = None,
+    async_publish: bool = True,
+    json_encode: bool = True,
+    *,
+    on_commit: bool = True,
+) -> list[Event]:
+    """Send many events, and return them; it takes a fraction of what single ones take.
+
+    Each is a tuple of channel, event type and data, which may be followed by the users who must
+    not get this event, in place of ``skip_user_ids``. Everything else is as with ``send_event``,
+    and holds for all of them.
+
+    All are checked before any is stored, and either all are stored or none (but on a Redis
+    Cluster, where that holds for each channel, and in storages without an ``append_events``
+    of their own; if such a storage is in the project's database, they are sent in a transaction,
+    and returned without ids). Their order is kept on each channel, and no other event comes
+    between them on a reliable one; inside a transaction, those of another one that sends at the
+    same time may.
+    """
+    if not isinstance(events, Iterable):
+        raise TypeError(
+            "send_events() takes a list of events, or another iterable that is not asynchronous, "
+            f"not {type(events).__name__}."
+        )
+    skipped = None if skip_user_ids is None else check_skip_user_ids(skip_user_ids)
+    made = []
+    for one in events:
+        if not isinstance(one, (tuple, list)) or not 3 <= len(one) <= 4:
+            raise TypeError(
+                "send_events() takes tuples (channel, event_type, data) or (channel, event_type, "
+                f"data, skip_user_ids), not {one!r:.100}."
+            )
+        channel, event_type, data, *rest = one
+        made.append(
+            _make_event(channel, event_type, data, rest[0] if rest else skipped, json_encode)
+        )
+    return _send(made, wait=not async_publish, on_commit=on_commit)
+
+
+async def asend_events(
+    events: Iterable[EventTuple],
+    skip_user_ids: Iterable[Any] | None = None,
+    async_publish: bool = True,
+    json_encode: bool = True,
+    *,
+    on_commit: bool = True,
+) -> list[Event]:
+    """Send many events from asynchronous code; see ``send_events``."""
+    return await sync_to_async(send_events)(
+        events, skip_user_ids, async_publish, json_encode, on_commit=on_commit
     )
 
 
@@ -154,6 +180,7 @@ def get_events(request: EventRequest, limit: int = 100, user: Any = None) -> Eve
         if position is None:
             response.channel_last_ids[channel] = storage.get_current_id(channel)
             continue
+        position = int(position)  # version 5.3.4 had texts
         try:
             events = read_page(storage, channel, position, per_channel + 1)
         except EventDoesNotExist as error:
@@ -181,11 +208,77 @@ def channel_permission_changed(user: Any, channel: str) -> None:
     _after_commit(_using(), _check_permission, current_user(user), channel)
 
 
+# Made once: json.dumps() would make one for each event.
+_encode = DjangoJSONEncoder(allow_nan=False).encode
+
+
+def _make_event(
+    channel: str, event_type: str, data: Any, skip_user_ids: Iterable[Any] | None, json_encode: bool
+) -> Event:
+    return Event(
+        check_channel(channel),
+        check_event_type(event_type),
+        _encode(data) if json_encode else check_data(data),
+        skip_user_ids=check_skip_user_ids(skip_user_ids),
+    )
+
+
+def _send(events: list[Event], *, wait: bool, on_commit: bool) -> list[Event]:
+    """Store events and publish them, or have it done after the commit; return them."""
+    storage = get_storage()
+    reliable = _find_reliable(storage, events)
+    logged = [event for event in events if event.channel in reliable]
+    loose = [event for event in events if event.channel not in reliable]
+    using = _using()
+    if storage is not None and len(logged) > 1 and _appends_apart(storage, using):
+        with transaction.atomic(using):
+            return _send(events, wait=wait, on_commit=on_commit)
+    if storage is not None and logged:
+        try:
+            if not storage.is_transactional and in_transaction(using):
+                _after_commit(using, _append_committed, storage, logged, wait)
+            else:
+                stored = iter(logged := _append(storage, logged))
+                events = [next(stored) if event.channel in reliable else event for event in events]
+        except SynchronousOnlyOperation as error:
+            raise SynchronousOnlyOperation(
+                "send_event() was called on an event loop and would block it; "
+                "await asend_event() instead, or asend_events() in place of send_events()."
+            ) from error
+        if storage.is_transactional:
+            for channel in dict.fromkeys(event.channel for event in logged if event.id is None):
+                _number_after_commit(storage, channel, wait)
+    if loose and on_commit and in_transaction(using):
+        _after_commit(using, _publish, loose, wait)
+        loose = []
+    at_once = [
+        event
+        for event in events
+        if event.id is not None or (loose and event.channel not in reliable)
+    ]
+    if storage is not None and logged and logged[0].id is not None:
+        _publish_numbered(storage)  # before them, on the same channels
+    if at_once:
+        _publish(at_once, wait)
+    if logged:
+        trim_log_now_and_then()
+    return events
+
+
 def _check_permission(user: Any, channel: str) -> None:
     try:
         check_permission(user, [channel])
     except EventPermissionError:
         publish(Revoked(user_id(user), channel))
+
+
+def _find_reliable(storage: StorageBase | None, events: Iterable[Event]) -> set[str]:
+    """Return the channels whose events are stored."""
+    if storage is None:
+        return set()
+    manager = get_channelmanager()
+    channels = {event.channel for event in events}
+    return {channel for channel in channels if call(manager.is_channel_reliable, channel)}
 
 
 def _storage_of(channel: str) -> StorageBase | None:
@@ -202,18 +295,36 @@ def _using() -> str:
     return DEFAULT_DB_ALIAS if storage is None else storage.using
 
 
-def _append(storage: StorageBase, event: Event) -> Event:
-    """Store an event, in a storage of version 5.3.4 without the users to be skipped."""
+def _appends_apart(storage: StorageBase, using: str) -> bool:
+    """Return whether many events would be as many transactions, some of which might fail."""
+    return (
+        storage.is_transactional
+        and not in_transaction(using)
+        and not connections[using].in_atomic_block  # a TestCase's
+        and not stores_many(storage)
+    )
+
+
+def _append(storage: StorageBase, events: Sequence[Event]) -> list[Event]:
+    """Store events, in a storage of version 5.3.4 without the users to be skipped."""
     if stores_skipped(storage):
-        return storage.append_event(
-            event.channel, event.type, event.data, skip_user_ids=event.skip_user_ids
-        )
-    stored = storage.append_event(event.channel, event.type, event.data)
-    return Event(event.channel, event.type, event.data, stored.id, event.skip_user_ids)
+        # One goes by append_event, so that projects may extend that in a storage of their own.
+        if len(events) > 1 and stores_many(storage):
+            return storage.append_events(events)
+        return [
+            storage.append_event(
+                event.channel, event.type, event.data, skip_user_ids=event.skip_user_ids
+            )
+            for event in events
+        ]
+    return [
+        replace(event, id=storage.append_event(event.channel, event.type, event.data).id)
+        for event in events
+    ]
 
 
-def _publish(event: Event, wait: bool = False) -> None:
-    publish(Published(event), wait=wait)
+def _publish(events: Sequence[Event], wait: bool = False) -> None:
+    publish(*map(Published, events), wait=wait)
 
 
 def _publish_numbered(storage: StorageBase) -> None:
@@ -221,8 +332,8 @@ def _publish_numbered(storage: StorageBase) -> None:
 
     Its sender finds nothing to number any more, and so nothing to publish.
     """
-    for event in storage.take_numbered():
-        _publish(event)
+    if events := storage.take_numbered():
+        _publish(events)
 
 
 # After a commit
@@ -278,9 +389,9 @@ def _number_after_commit(storage: StorageBase, channel: str, wait: bool) -> None
 
 
 def _number_pending(storage: StorageBase, channel: str, wait: bool) -> None:
-    for event in storage.number_pending(channel):
-        _publish(event, wait)
+    if events := storage.number_pending(channel):
+        _publish(events, wait)
 
 
-def _append_committed(storage: StorageBase, event: Event, wait: bool) -> None:
-    _publish(_append(storage, event), wait)
+def _append_committed(storage: StorageBase, events: Sequence[Event], wait: bool) -> None:
+    _publish(_append(storage, events), wait)

@@ -68,6 +68,39 @@ class Entry:
         return (self._head or self._encode(), id_line, self._tail)
 
 
+class Run:
+    """Entries in a row, as every stream that reads only their channel writes them."""
+
+    __slots__ = ("data", "end", "last_id", "place", "position", "skip_user_ids")
+
+    def __init__(self, place: int, entries: Sequence[Entry]) -> None:
+        #: The place of the first one, and the one behind the last.
+        self.place = place
+        self.end = place + len(entries)
+        first_id = entries[0].id
+        #: The id before them and that of the last one; None, both, where they have no ids.
+        self.position = None if first_id is None else first_id - 1
+        self.last_id = entries[-1].id
+        #: Ids of the users who must not get one or another of them.
+        self.skip_user_ids = frozenset().union(*(entry.skip_user_ids for entry in entries))
+        parts = [entry.bare if first_id is None else entry.solo for entry in entries]
+        self.data = parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class _NoRun(Run):
+    """Nothing that could be written."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        # Beyond all places. (-1 is one, where entries were put back in front.)
+        self.place = self.end = 1 << 62
+
+
+#: Its place is nobody's.
+NO_RUN: Run = _NoRun()
+
+
 class Feed:
     """The ring of one channel.
 
@@ -78,6 +111,8 @@ class Feed:
 
     def __init__(self, channel: str, *, capacity: int = 10_000, max_bytes: int = 1 << 24) -> None:
         self.channel = channel
+        #: The channel and a colon, as in the Last-Event-ID.
+        self.name = format_channel(channel)
         self.capacity = capacity
         self.max_bytes = max_bytes
         self.entries: list[Entry] = []
@@ -97,6 +132,8 @@ class Feed:
         self.size = 0
         # The same of those that are ahead.
         self._ahead_size = 0
+        #: The run that was asked for last.
+        self.run = NO_RUN
 
     # What is known of the log
 
@@ -235,9 +272,32 @@ class Feed:
                 return place
         return self.end
 
+    def join_run(self, place: int | None, max_entries: int, max_size: int) -> Run:
+        """Return what follows a place in the ring, if it is the same for every stream there.
+
+        At most so many entries, of which only the last one goes beyond ``max_size``. NO_RUN where
+        gaps are, or entries with an id and others; and off the ring. Most streams are at the same
+        place, so what they write is joined once, and kept in ``run``.
+        """
+        first = -1 if place is None else place - self.start
+        if place is None or not 0 <= first < len(self.entries):
+            return NO_RUN
+        entries: list[Entry] = []
+        size = 0
+        for entry in self.entries[first : first + max_entries]:
+            if size > max_size:
+                break
+            if entry.event is None or (entries and type(entry.id) is not type(entries[0].id)):
+                return NO_RUN
+            size += entry.size
+            entries.append(entry)
+        self.run = Run(place, entries)
+        return self.run
+
     # Inside
 
     def _append(self, event: Event | None) -> None:
+        self.run = NO_RUN
         entry = Entry(event)
         self.entries.append(entry)
         self.end += 1
@@ -264,6 +324,7 @@ class Feed:
             self._append(event)
 
     def _drop(self, count: int) -> None:
+        self.run = NO_RUN
         for entry in self.entries[:count]:
             if entry.id is not None:
                 self.base = entry.id

@@ -16,8 +16,9 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from functools import partial
+from operator import methodcaller
 from typing import Any, Protocol
 
 from . import brokers, threads
@@ -46,6 +47,8 @@ INBOX_PATIENCE = 1.0
 #: For how many seconds a hole in a feed may close by itself, before the log is read: most are
 #: two senders whose messages overtake each other.
 HOLE_PATIENCE = 0.02
+#: Every how many seconds, at most, the log is asked for the present when streams open.
+QUESTION_INTERVAL = 0.025
 #: Over how many seconds the permission checks after a gap are spread.
 RECHECK_SPREAD = 10.0
 #: Every how many seconds feeds drop what no stream needs, and the log is trimmed.
@@ -63,8 +66,8 @@ class Stream(Protocol):
     def wake(self) -> None:
         """Look at the feeds and the state again."""
 
-    def tick(self, now: float) -> None:
-        """Note the time of the loop's clock."""
+    def tick(self, now: float, keep_alive_interval: float, send_timeout: float) -> None:
+        """Note the time of the loop's clock; both settings are in seconds."""
 
     def recheck(self) -> None:
         """Check the user's permission again."""
@@ -84,47 +87,61 @@ class Hub:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, storage: StorageBase | None) -> None:
         self._loop = loop
-        self._thread_id = threading.get_ident()
         self._storage = storage
-        self._feeds: dict[str, Feed] = {}
+        #: By channel, those of the channels that streams read.
+        self.feeds: dict[str, Feed] = {}
         self._streams: dict[Feed, set[Stream]] = {}
         # Those whose permission is going to be checked again.
         self._suspects: set[Stream] = set()
-        #: How many streams there are.
-        self.count = 0
+        self._members: set[Stream] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         # Messages on their way to the loop.
         self._inbox: deque[Message] = deque()
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._scheduled = False
-        self._overflow = False
         # Reads of the log that streams wait for.
         self._question: tuple[set[str], asyncio.Future[dict[str, int]]] | None = None
         self._asking = asyncio.Lock()
+        self._asked_at = float("-inf")
         self._reads: dict[Feed, dict[int, asyncio.Future[list[Entry]]]] = {}
         self._filling: set[Feed] = set()
+        # Half of the threads, for the project's checks of permissions, which may be slow: the log
+        # is read on the rest.
+        self._checking = asyncio.Semaphore(max(1, settings.database_threads // 2))
         #: What is heard from other processes.
         self.listening = Listening(loop, self.receive_message, _note_revoked, self._start)
 
     # From any thread
 
     def receive_message(self, message: Message) -> None:
-        """Hand a message over to the loop.
+        """Hand a message over to the loop."""
+        self.receive_messages([message])
 
-        When the loop does not keep up, a sender on another thread waits a moment; what then
-        finds no room becomes a gap.
+    def receive_messages(self, messages: Sequence[Message]) -> None:
+        """Hand messages over to the loop, which is woken once.
+
+        When the loop does not keep up, a sender waits a moment, unless that would hold up an event
+        loop; what then finds no room becomes a gap.
         """
+        may_wait = not threads.is_on_event_loop()
         with self._lock:
-            if len(self._inbox) >= INBOX_SIZE and threading.get_ident() != self._thread_id:
-                self._room.wait_for(lambda: len(self._inbox) < INBOX_SIZE, INBOX_PATIENCE)
-            if len(self._inbox) < INBOX_SIZE or isinstance(message, Revoked):
-                self._inbox.append(message)
-            else:
-                self._overflow = True
-            if self._scheduled:
-                return
-            self._scheduled = True
+            for message in messages:
+                if len(self._inbox) >= INBOX_SIZE and may_wait:
+                    self._schedule()
+                    may_wait = self._room.wait_for(
+                        lambda: len(self._inbox) < INBOX_SIZE, INBOX_PATIENCE
+                    )
+                if len(self._inbox) < INBOX_SIZE or isinstance(message, Revoked):
+                    self._inbox.append(message)
+                elif not isinstance(self._inbox[-1], Gap):
+                    self._inbox.append(Gap())
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if self._scheduled:
+            return
+        self._scheduled = True
         try:
             self._loop.call_soon_threadsafe(self._take_messages)
         except RuntimeError:  # the loop is closed, and its streams with it
@@ -138,67 +155,69 @@ class Hub:
             _forget(self._loop)
 
     @property
+    def count(self) -> int:
+        """How many streams there are."""
+        return len(self._members)
+
+    @property
     def is_running(self) -> bool:
         """Whether streams can write."""
         return self._loop.is_running()
 
     # Streams
 
-    def join(self, stream: Stream) -> dict[str, Feed]:
-        """Give a stream its places; return the feeds of its channels."""
-        feeds = {}
+    def join(self, stream: Stream) -> None:
+        """Give a stream its places, and its channels feeds."""
         for channel in stream.protocol.channels:
-            feed = self._feeds.get(channel)
+            feed = self.feeds.get(channel)
             if feed is None:
                 feed = Feed(channel, capacity=settings.burst_size)
-                self._feeds[channel] = feed
+                self.feeds[channel] = feed
                 self._streams[feed] = set()
                 self.listening.join(channel)
             self._streams[feed].add(stream)
-            feeds[channel] = feed
-        self.count += 1
-        if self.count == 1:
+        self._members.add(stream)
+        if len(self._members) == 1:
             self._start(self._keep_time())
             self.listening.begin(brokers.get_brokers())
             if self._storage is not None:
                 self._start(self._poll(self._storage))
-        return feeds
 
     def leave(self, stream: Stream) -> None:
         """Take a stream's places back; the last one to leave ends the hub."""
         for channel in stream.protocol.channels:
-            feed = self._feeds[channel]
+            feed = self.feeds[channel]
             self._streams[feed].discard(stream)
             if not self._streams[feed]:
                 del self._streams[feed]
-                del self._feeds[channel]
+                del self.feeds[channel]
                 self.listening.leave(channel)
-        self.count -= 1
-        if self.count == 0:
+        self._members.discard(stream)
+        if not self._members:
             for task in self._tasks:
                 task.cancel()
             _forget(self._loop)
 
     # The log
 
-    async def current_ids(self, channels: Iterable[str]) -> dict[str, int]:
-        """Return the latest ids, read after the call; the feeds are told too.
+    def ask_current_ids(self, channels: Iterable[str]) -> asyncio.Future[dict[str, int]]:
+        """Return a future of the latest ids, read after the call; the feeds are told too.
 
-        Calls that come while a read is under way share the next one. Raises
-        StorageUnavailable.
+        It is shared, and not to be cancelled: calls that come while a read is under way share
+        the next one. Its exception is StorageUnavailable.
         """
         if self._question is None:
             self._question = (set(), self._loop.create_future())
             self._start(self._answer())
         names, answer = self._question
         names.update(channels)
-        return await asyncio.shield(answer)
+        return answer
 
     async def read(self, feed: Feed, position: int) -> list[Entry]:
         """Return entries that follow a position which the feed does not hold.
 
         [] when there are none, or the feed holds the position by now. Raises
-        EventDoesNotExist and StorageUnavailable.
+        EventDoesNotExist and StorageUnavailable; cancelled at the hub's end.
         """
         if feed.holds(position):
             return []
@@ -211,63 +230,81 @@ class Hub:
             answer = waiting[position] = self._loop.create_future()
         return await asyncio.shield(answer)
 
+    async def check(self, function: Callable[[], object]) -> None:
+        """Run a check of permissions, on half of the threads at most.
+
+        Also if it is not waited for any more: its thread is free when it is done.
+        """
+        await self._checking.acquire()
+        checking = asyncio.ensure_future(threads.run(function))
+        checking.add_done_callback(self._note_checked)
+        await asyncio.shield(checking)
+
     # Inside: messages
+
+    def _note_checked(self, checking: asyncio.Future[object]) -> None:
+        self._checking.release()
+        if not checking.cancelled():
+            checking.exception()  # retrieved, even if the stream has gone
 
     def _take_messages(self) -> None:
         with self._lock:
             count = min(BATCH, len(self._inbox))
             messages = [self._inbox.popleft() for _ in range(count)]
             more = self._scheduled = bool(self._inbox)
-            if self._overflow and not more:
-                self._overflow = False
-                messages.append(Gap())
             self._room.notify_all()
-        grown = set()
+        try:
+            self._place_messages(messages)
+        finally:
+            if more:
+                # Behind the streams just woken: they write before there is more.
+                self._loop.call_soon(self._take_messages)
+
+    def _place_messages(self, messages: Iterable[Message]) -> None:
+        grown: dict[Feed, None] = {}  # in the order in which they have
         for message in messages:
             if isinstance(message, (Published, Stored)):
-                feed = self._feeds.get(message.channel)
+                feed = self.feeds.get(message.channel)
                 if feed is not None:
                     if isinstance(message, Stored):
                         feed.receive_known(message.id)
                     elif feed.receive_event(message.event):
-                        grown.add(feed)
+                        grown[feed] = None
                     if feed.is_behind:
                         self._fill(feed)
             elif isinstance(message, Revoked):
                 self._revoke(message)
             else:
-                self._note_gap(message.channel)
-        for feed in grown:
+                grown |= dict.fromkeys(self._note_gap(message.channel))
+        for feed in grown:  # at the end, for what is pending then is written in one piece
             self._wake(feed)
-        if more:
-            # Behind the streams just woken: they write before there is more.
-            self._loop.call_soon(self._take_messages)
 
     def _wake(self, feed: Feed) -> None:
         for stream in self._streams.get(feed, ()):
             stream.wake()
 
     def _revoke(self, revoked: Revoked) -> None:
-        feed = self._feeds.get(revoked.channel)
+        feed = self.feeds.get(revoked.channel)
         for stream in self._streams.get(feed, ()) if feed else ():
             if stream.protocol.user_id == revoked.user_id:
                 error = EventPermissionError.for_channels([revoked.channel])
                 stream.protocol.receive_error(error)
                 stream.wake()
 
-    def _note_gap(self, channel: str | None) -> None:
-        feeds = list(self._feeds.values()) if channel is None else [self._feeds.get(channel)]
+    def _note_gap(self, channel: str | None) -> list[Feed]:
+        """Put a gap into the feed of one channel, or of all (None); return those."""
+        found = self.feeds.values() if channel is None else [self.feeds.get(channel)]
+        feeds = [feed for feed in found if feed is not None]
         streams: set[Stream] = set()
         for feed in feeds:
-            if feed is not None:
-                feed.receive_gap()
-                self._wake(feed)
-                streams |= self._streams[feed]
+            feed.receive_gap()
+            streams |= self._streams[feed]
         for stream in streams - self._suspects:  # however many gaps there are meanwhile
             self._suspects.add(stream)
             self._loop.call_later(random.uniform(0, RECHECK_SPREAD), self._recheck, stream)
         if self._storage is not None and streams:
             self._start(self._refresh())
+        return feeds
 
     def _recheck(self, stream: Stream) -> None:
         self._suspects.discard(stream)
@@ -278,12 +315,15 @@ class Hub:
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         # In an empty context: that of the request that happens to come first would keep its
         # thread and its user.
-        task = contextvars.Context().run(self._loop.create_task, coroutine)
+        task = threads.begin(self._loop, contextvars.Context(), coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self) -> None:
         async with self._asking:
+            # So that many share a read, and it is not half of what opening them takes.
+            await asyncio.sleep(self._asked_at + QUESTION_INTERVAL - self._loop.time())
+            self._asked_at = self._loop.time()
             assert self._question is not None and self._storage is not None
             (names, answer), self._question = self._question, None
             try:
@@ -297,10 +337,10 @@ class Hub:
     async def _read_current(
         self, read: Callable[[list[str]], dict[str, int]], names: Collection[str]
     ) -> dict[str, int]:
-        tails = {channel: feed.tail for channel, feed in self._feeds.items() if not feed.is_cold}
+        tails = {channel: feed.tail for channel, feed in self.feeds.items() if not feed.is_cold}
         current_ids = await threads.run(read, list(names))
         for channel, current_id in current_ids.items():
-            feed = self._feeds.get(channel)
+            feed = self.feeds.get(channel)
             if feed is not None:
                 self._note_current(feed, current_id, tails.get(channel, 0))
         return current_ids
@@ -319,30 +359,26 @@ class Hub:
         try:
             while waiting:
                 position = min(waiting)
-                limit = settings.page_size
-                tail = feed.tail
+                tail, known = feed.tail, feed.known
                 try:
                     events = await threads.run(
-                        read_page, self._storage, feed.channel, position, limit
+                        read_page, self._storage, feed.channel, position, settings.page_size
                     )
-                except Exception as error:
-                    if not isinstance(error, EventDoesNotExist):
-                        error = _unavailable(error)
-                        gone = list(waiting)
-                    else:
-                        self._note_current(feed, error.current_id, tail)
-                        # What is further back than something gone is gone as well.
-                        gone = [other for other in waiting if other <= position]
-                    for other in gone:
-                        _fail(waiting.pop(other), error)
-                    continue
-                if not events:  # the log ends here
-                    self._note_current(feed, position, tail)
-                entries = self._place(feed, events)
-                last = position + len(entries)
-                for other in list(waiting):
-                    if position <= other < last or other == position:
-                        waiting.pop(other).set_result(entries[other - position :])
+                    if not events:  # the log ends here
+                        self._note_current(feed, position, tail)
+                    entries = self._place(feed, events)
+                except EventDoesNotExist as error:
+                    self._note_current(feed, error.current_id, tail)
+                    # What is further back than something gone is gone as well.
+                    gone = [other for other in waiting if other <= position]
+                    _fail(waiting, gone, _brought_up_to_date(error, feed, known))
+                except Exception as error:  # of whatever type the project's storage has
+                    _fail(waiting, [*waiting], _unavailable(error))
+                else:
+                    last = position + len(entries)
+                    for other in list(waiting):
+                        if position <= other < last or other == position:
+                            waiting.pop(other).set_result(entries[other - position :])
         finally:
             if self._reads.get(feed) is waiting:
                 del self._reads[feed]
@@ -377,7 +413,7 @@ class Hub:
                         read_page, storage, feed.channel, feed.tail, settings.page_size
                     )
                 except EventDoesNotExist as error:
-                    feed.restart(error.current_id)
+                    feed.restart(_brought_up_to_date(error, feed, known).current_id)
                     self._wake(feed)
                     return
                 if feed.receive_page(events):
@@ -395,12 +431,12 @@ class Hub:
 
     async def _refresh(self) -> None:
         try:
-            await self.current_ids(self._feeds_to_poll())
+            await asyncio.shield(self.ask_current_ids(self._feeds_to_poll()))
         except StorageUnavailable:
             pass  # the poll tells
 
     def _feeds_to_poll(self) -> list[str]:
-        return [channel for channel, feed in self._feeds.items() if not feed.is_cold]
+        return [channel for channel, feed in self.feeds.items() if not feed.is_cold]
 
     async def _poll(self, storage: StorageBase) -> None:
         """Keep the feeds equal to the log, whatever messages were lost."""
@@ -422,27 +458,27 @@ class Hub:
                 failures = 0
 
     def _call(self, action: Callable[[Stream], None]) -> None:
-        for stream in self._all_streams():
-            action(stream)
-
-    def _all_streams(self) -> set[Stream]:
-        return set().union(*self._streams.values())
+        for stream in [*self._members]:
+            try:
+                action(stream)
+            except Exception:  # which must not keep the others from theirs
+                logger.exception("A stream failed")
 
     # Inside: time
 
     async def _keep_time(self) -> None:
         trimmed = self._loop.time()
         while True:
-            await asyncio.sleep(min(max(settings.keep_alive_interval / 20, 0.02), 1.0))
+            # Looked up once: for each stream it took more than the keep-alive itself.
+            interval, timeout = settings.keep_alive_interval, settings.send_timeout
+            await asyncio.sleep(min(max(interval / 20, 0.02), 1.0))
             now = self._loop.time()
-            streams = self._all_streams()
-            for stream in streams:
-                stream.tick(now)
+            self._call(methodcaller("tick", now, interval, timeout))
             if now - trimmed > TRIM_FEEDS_INTERVAL:
                 trimmed = now
-                self._trim_feeds(streams)
+                self._trim_feeds(self._members)
 
-    def _trim_feeds(self, streams: set[Stream]) -> None:
+    def _trim_feeds(self, streams: Iterable[Stream]) -> None:
         """Drop entries that no stream waits for, but the latest of reliable channels.
 
         Those are for streams that reconnect.
@@ -464,8 +500,8 @@ class Hub:
 class Receiver(Protocol):
     """What takes the messages of this process: hubs, and tests that look on."""
 
-    def receive_message(self, message: Message) -> None:
-        """Take a message, on the sender's thread."""
+    def receive_messages(self, messages: Sequence[Message]) -> None:
+        """Take messages, on the sender's thread."""
 
 
 _hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
@@ -507,37 +543,41 @@ def end_streams(timeout: float) -> bool:
     Called on a thread without an event loop. Returns whether none was left.
     """
     for hub in list(_hubs.values()):
-        hub.call(lambda stream: stream.end())
+        hub.call(methodcaller("end"))
     with _hub_ended:
         if _hub_ended.wait_for(lambda: not count_streams(), timeout):
             return True
     for hub in list(_hubs.values()):
-        hub.call(lambda stream: stream.cut(is_last=True))
+        hub.call(methodcaller("cut", is_last=True))
     return False
 
 
-def deliver(message: Message) -> None:
-    """Hand a message to every stream of this process that it concerns, from any thread."""
-    if isinstance(message, Revoked):
-        _note_revoked(message)
+def deliver(*messages: Message) -> None:
+    """Hand messages to every stream of this process that they concern, from any thread."""
+    for message in messages:
+        if isinstance(message, Revoked):
+            _note_revoked(message)
     with _hubs_lock:
         receivers: list[Receiver] = [*_hubs.values(), *onlookers]
     for receiver in receivers:
-        receiver.receive_message(message)
+        receiver.receive_messages(messages)
 
 
-def publish(message: Message, *, wait: bool = False) -> None:
-    """Hand a message to every stream that it concerns, wherever it is, from any thread.
+def publish(*messages: Message, wait: bool = False) -> None:
+    """Hand messages to every stream that they concern, wherever it is, from any thread.
 
     ``wait``: until brokers that talk to a proxy have been answered.
     """
     global _has_told
-    deliver(message)
-    reaches = brokers.publish(message, wait=wait)
+    deliver(*messages)
+    reaches = brokers.publish(*messages, wait=wait)
     if reaches or _has_told or _had_receivers or onlookers:
         return
-    if isinstance(message, Published) and message.event.id is not None:
-        return  # the poll of processes with streams finds it
+    for message in messages:
+        if not isinstance(message, Published) or message.event.id is None:
+            break
+    else:
+        return  # the poll of processes with streams finds them
     _has_told = True
     logger.warning(
         "Channel %r: there are no streams in this process, and no broker carries anything to "
@@ -549,8 +589,8 @@ def publish(message: Message, *, wait: bool = False) -> None:
 def _poll(storage: StorageBase, names: list[str]) -> dict[str, int]:
     """Poll the log, and publish what had been left pending."""
     current_ids, numbered = storage.poll(names)
-    for event in numbered:
-        publish(Published(event))
+    if numbered:
+        publish(*map(Published, numbered))
     return current_ids
 
 
@@ -560,6 +600,10 @@ def _note_revoked(revoked: Revoked) -> None:
 
 def was_revoked(user_id: str | None, channels: Collection[str], since: float) -> bool:
     """Return whether the user may have lost a channel since a time of ``time.monotonic``."""
+    # Noted by several threads, so only nearly in order; and a stream that opens hours after the
+    # last one is not to go through thousands.
+    if not _revocations or _revocations[-1][0] < since - 1:
+        return False
     revocations = list(_revocations)
     if len(revocations) == _revocations.maxlen and revocations[0][0] >= since:
         return True
@@ -611,9 +655,24 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew)
 
 
-def _fail(answer: asyncio.Future[Any], error: Exception) -> None:
-    answer.set_exception(error)
-    answer.exception()  # retrieved, even if every stream has gone
+def _fail(
+    waiting: dict[int, asyncio.Future[Any]], positions: Iterable[int], error: Exception
+) -> None:
+    for position in positions:
+        answer = waiting.pop(position)
+        answer.set_exception(error)
+        answer.exception()  # retrieved, even if every stream has gone
+
+
+def _brought_up_to_date(error: EventDoesNotExist, feed: Feed, known: int) -> EventDoesNotExist:
+    """Return the log's word with what was heard of its present while it was read.
+
+    ``known`` is that of the feed from before. A stream that waits for the answer may have come
+    meanwhile, and the present is not to be one from before it came.
+    """
+    if feed.known <= max(known, error.current_id):
+        return error
+    return EventDoesNotExist(str(error), feed.known)
 
 
 def _unavailable(error: Exception) -> StorageUnavailable:

@@ -62,6 +62,11 @@ class Listening:
                 self._attempts.append(listener.tried)
                 self._start(self._supervise(broker, listener))
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether each broker is connected, or could not be."""
+        return all(attempt.done() for attempt in self._attempts)
+
     async def wait_until_ready(self) -> None:
         """Wait until each broker is connected, or cannot be, or takes too long."""
         if waiting := [attempt for attempt in self._attempts if not attempt.done()]:
@@ -107,6 +112,8 @@ class Listening:
 
     def receive(self, text: str | bytes) -> None:
         """Take what a broker heard."""
+        if brokers.is_text_of_own(text):
+            return
         try:
             envelope = Envelope.from_text(text)
         except Unreadable as error:
@@ -115,8 +122,6 @@ class Listening:
                 self._silent_until = now + REPORT_INTERVAL
                 logger.warning("A broker carried what is no message: %.200s", error)
             self._deliver(Gap())
-            return
-        if brokers.is_own(envelope):
             return
         if isinstance(envelope.message, Revoked):
             self._note_revoked(envelope.message)

@@ -51,7 +51,7 @@ class SignalHandler:
         It runs in the midst of anything, so it takes no lock. SIGTERM is repeated by parents and
         supervisors, not by somebody who cannot wait: while the first is postponed, that is all.
         """
-        if signum == signal.SIGTERM and _end.postponed is not None:
+        if signum == signal.SIGTERM and _end.is_postponing:
             return
         if not _end.note_signal() or not _end.begin(Postponed(self, signum, _running_loop())):
             _end.postponed = None
@@ -99,6 +99,13 @@ class End:
     def is_stopping(self) -> bool:
         """Whether new streams are to end at once."""
         return time.monotonic() < self._stopping_until
+
+    @property
+    def is_postponing(self) -> bool:
+        """Whether a signal is postponed, and going to be handed on."""
+        if self.postponed is None:
+            return False
+        return self.postponed.loop is None or self.postponed.loop.is_running()
 
     def note_signal(self) -> bool:
         """Note that a signal came; return False if it is not the first."""
@@ -151,6 +158,7 @@ class End:
                 try:
                     postponed.loop.call_soon_threadsafe(self.hand_on)
                 except RuntimeError:  # closed meanwhile; so a second signal, to the main thread
+                    self.postponed = None
                     os.kill(os.getpid(), postponed.signum)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -42,10 +43,15 @@ def encode_padding(size: int) -> bytes:
     return b":" + b" " * size + b"\n\n" if size else b""
 
 
-def encode_open(event_id: str | None) -> bytes:
-    """Return the ``stream-open`` event; ``event_id`` None: without an ``id`` line."""
+@functools.lru_cache(maxsize=64)
+def encode_open(event_id: str | None, padding: int = 0) -> bytes:
+    """Return the ``stream-open`` event behind a comment of ``padding`` spaces.
+
+    ``event_id`` None: without an ``id`` line. Streams that open at the same place share the
+    bytes, 2 KB that each of them would otherwise hold until its first event.
+    """
     id_line = encode_id(event_id) if event_id else b""
-    return b"event: stream-open\n" + id_line + b"data:\n\n"
+    return encode_padding(padding) + b"event: stream-open\n" + id_line + b"data:\n\n"
 
 
 def encode_reset(channels: list[str], event_id: str | None) -> bytes:

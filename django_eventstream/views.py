@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, TypeVar
 
+from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIRequest
 from django.db import Error as DatabaseError
-from django.db import transaction
 from django.http import (
     HttpRequest,
     HttpResponse,
@@ -19,9 +19,11 @@ from django.http import (
     StreamingHttpResponse,
 )
 from django.http.response import HttpResponseBase
+from django.utils.functional import LazyObject, empty
 from django.utils.module_loading import import_string
 from django.views.decorators.csrf import csrf_exempt
 
+from . import channelmanager
 from .brokers import get_brokers
 from .cors import add_cors_headers
 from .eventrequest import EventRequest
@@ -31,12 +33,31 @@ from .streaming import Stream, SyncStream, retry_delay
 
 logger = logging.getLogger("django_eventstream")
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 CONTENT_TYPE = "text/event-stream"
+
+
+class _Every(set[str]):
+    """Every database's alias."""
+
+    def __contains__(self, alias: object) -> bool:
+        return True
+
+
+def in_no_transaction(view: F) -> F:
+    """Mark a view as one for which ATOMIC_REQUESTS does not hold, whatever the database.
+
+    Django's decorator takes one database, and where another has ATOMIC_REQUESTS it refuses to
+    call an asynchronous view.
+    """
+    view._non_atomic_requests = _Every()  # type: ignore[attr-defined]
+    return view
 
 
 # A forged POST can do no harm where every POST gets a 405.
 @csrf_exempt
-@transaction.non_atomic_requests
+@in_no_transaction
 def events(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
     """Answer with a stream of the channels that ``kwargs`` and the request select.
 
@@ -51,6 +72,43 @@ def events(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
     response["Cache-Control"] = "no-cache, no-transform"
     response["X-Accel-Buffering"] = "no"  # nginx would collect the stream
     return response
+
+
+@csrf_exempt
+@in_no_transaction
+async def aevents(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
+    """Answer like ``events``, without a thread where nothing blocks.
+
+    What has to ask somebody runs on the request's own thread, where synchronous middleware may
+    have left something, such as a tenant's schema on the connection.
+    """
+    if _scope(request) is not None and not may_block(request):
+        return events(request, **kwargs)
+    response: HttpResponseBase = await sync_to_async(events)(request, **kwargs)
+    return response
+
+
+def may_block(request: HttpRequest) -> bool:
+    """Return whether ``events`` may do I/O for a request: to load its user, or ask about it."""
+    try:
+        return (
+            channelmanager.may_block()
+            or any(broker.handoff for broker in get_brokers())
+            or not _is_user_known(request)
+        )
+    except ImproperlyConfigured:
+        return False  # it says so at once
+
+
+def _is_user_known(request: HttpRequest) -> bool:
+    user = getattr(request, "user", None)
+    if not isinstance(user, LazyObject) or vars(user)["_wrapped"] is not empty:
+        return True
+    # Django's middleware would load it, but knows without asking that without a session it is
+    # nobody. (It is not imported: it needs apps that a project may do without.)
+    loads = getattr(vars(user).get("_setupfunc"), "__module__", None)
+    key = getattr(getattr(request, "session", None), "session_key", "")
+    return loads == "django.contrib.auth.middleware" and key is None
 
 
 class _AsItIs(HttpResponseBase):
@@ -71,6 +129,21 @@ class _AsItIs(HttpResponseBase):
 class EventStreamResponse(_AsItIs, StreamingHttpResponse):
     """A stream."""
 
+    def __init__(self, stream: Stream | SyncStream) -> None:
+        super().__init__(stream, content_type=CONTENT_TYPE)
+        self.stream = stream
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Iterate over the stream itself, unless middleware has put something around it.
+
+        Django's own way leads through two generators, which is a quarter of what it costs to
+        deliver an event.
+        """
+        iterator: object = vars(self)["_iterator"]
+        if iterator is self.stream and isinstance(self.stream, Stream):
+            return self.stream
+        return super().__aiter__()
+
 
 class BriefResponse(_AsItIs, HttpResponse):
     """A stream that ends with its first block."""
@@ -90,9 +163,9 @@ def _respond(request: HttpRequest, kwargs: dict[str, Any]) -> HttpResponseBase:
         scope = _scope(request)
         stream = Stream(event_request, channels, scope)
         if scope is not None:
-            return EventStreamResponse(stream, content_type=CONTENT_TYPE)
+            return EventStreamResponse(stream)
         if _is_runserver(request):
-            return EventStreamResponse(SyncStream(stream), content_type=CONTENT_TYPE)
+            return EventStreamResponse(SyncStream(stream))
     except ResumeNotAllowed as error:
         return HttpResponseBadRequest(f"{error}\n", content_type="text/plain")
     except StreamError as error:

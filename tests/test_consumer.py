@@ -1,10 +1,13 @@
 """The consumer with bare ASGI, where servers behave as few do."""
 
 import asyncio
+import contextlib
 import tracemalloc
 
 import pytest
+from asgiref.sync import iscoroutinefunction
 
+from django_eventstream import hub
 from django_eventstream.consumers import EventsConsumer
 
 SCOPE = {
@@ -73,6 +76,116 @@ async def test_cancelled_application_cancels_its_stream():
         await running
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
+
+
+async def test_client_that_left_is_no_cancellation_of_the_servers_task():
+    server = Server({"type": "http.request"})
+
+    async def serve():
+        await server.run()
+        task = asyncio.current_task()
+        return task.cancelling() if hasattr(task, "cancelling") else 0
+
+    running = asyncio.ensure_future(serve())
+    await server.next()
+    await server.next()
+    server.receive(DISCONNECT)
+    assert await asyncio.wait_for(running, 10) == 0
+
+
+async def test_nothing_is_streamed_if_the_cancellation_was_swallowed_on_the_way():
+    entered = asyncio.Event()
+
+    class Stubborn(EventsConsumer):
+        async def handle(self, body):
+            entered.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            return await super().handle(body)
+
+    server = Server({"type": "http.request"})
+    application = Stubborn.as_asgi()
+    running = asyncio.ensure_future(application(SCOPE, server._messages.get, server.sent.put))
+    await entered.wait()
+    server.receive(DISCONNECT)
+    await asyncio.wait_for(running, 10)
+    assert (await server.next())["type"] == "http.response.start"
+    assert server.sent.empty()
+    assert not hub.count_streams()
+
+
+async def test_client_is_gone_when_the_server_cannot_tell():
+    server = Server({"type": "http.request"})
+    sent = asyncio.Event()
+
+    async def receive():
+        if server._messages.empty():
+            await sent.wait()
+            raise ConnectionError
+        return server._messages.get_nowait()
+
+    async def send(message):
+        if message["type"] == "http.response.body":
+            sent.set()
+
+    await asyncio.wait_for(EventsConsumer.as_asgi()(SCOPE, receive, send), 10)
+
+
+async def test_stream_that_is_cut_off_ends_without_an_error():
+    blocked = asyncio.Event()
+
+    async def send(message):
+        if message["type"] == "http.response.body":
+            blocked.set()
+            await asyncio.Event().wait()
+
+    server = Server({"type": "http.request"})
+    receive = server._messages.get
+    running = asyncio.ensure_future(EventsConsumer.as_asgi()(SCOPE, receive, send))
+    await asyncio.wait_for(blocked.wait(), 10)
+    hub.get_hub().call(lambda stream: stream.cut())
+    await asyncio.wait_for(running, 10)
+
+
+async def test_server_without_tasks_is_served_in_one():
+    server = Server({"type": "http.request"}, DISCONNECT)
+    done = asyncio.get_running_loop().create_future()
+    coroutine = server.run()
+
+    def step(_=None):
+        # As a server does that makes its own coroutines run.
+        try:
+            future = coroutine.send(None)
+        except StopIteration as result:
+            done.set_result(result.value)
+        else:
+            future.add_done_callback(step) if future else loop.call_soon(step)
+
+    loop = asyncio.get_running_loop()
+    loop.call_soon(step)
+    await asyncio.wait_for(done, 10)
+
+
+def test_application_is_a_coroutine_function_that_tells_its_class():
+    application = EventsConsumer.as_asgi()
+    assert iscoroutinefunction(application)
+    assert application.consumer_class is EventsConsumer
+
+
+async def test_stream_has_one_task_beside_the_servers():
+    server = Server({"type": "http.request"})
+    another = Server({"type": "http.request"})
+    running = [asyncio.ensure_future(another.run())]
+    await another.next()
+    await another.next()
+    before = asyncio.all_tasks()
+    running.append(asyncio.ensure_future(server.run()))
+    await server.next()
+    await server.next()
+    assert len(asyncio.all_tasks() - before) == 2
+    server.receive(DISCONNECT)
+    another.receive(DISCONNECT)
+    await asyncio.wait_for(asyncio.gather(*running), 10)
 
 
 async def test_body_is_read_to_its_end_and_not_kept():

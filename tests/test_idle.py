@@ -1,5 +1,6 @@
 """A stream that waits holds no thread and no database connection."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -16,25 +17,19 @@ STREAMS = int(os.environ.get("EVENTSTREAM_TEST_STREAMS", "1000"))
 
 def count_connections(site, database):
     """Return how many connections to the database the server has."""
+    process = Path(f"/proc/{site.process.popen.pid}")
+    files = []
+    for descriptor in (process / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            files.append(os.readlink(descriptor))
     if settings.BACKEND == "sqlite":
-        folder = Path(f"/proc/{site.process.popen.pid}/fd")
-        return sum(os.readlink(fd) == database for fd in folder.iterdir() if fd.exists())
-    if settings.BACKEND == "postgresql":
-        import psycopg
-
-        with psycopg.connect(host="127.0.0.1", port=settings.PORT, user="postgres") as connection:
-            query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
-            return connection.execute(query, [database]).fetchone()[0]
-    import MySQLdb
-
-    connection = MySQLdb.connect(
-        host="127.0.0.1", port=int(settings.PORT), user="eventstream", password="eventstream"
+        return files.count(database)
+    lines = [line.split() for line in (process / "net/tcp").read_text().splitlines()[1:]]
+    port = f":{int(settings.PORT):04X}"
+    return sum(
+        remote.endswith(port) and f"socket:[{inode}]" in files
+        for _, _, remote, *_, inode in (line[:10] for line in lines)
     )
-    cursor = connection.cursor()
-    cursor.execute("SELECT count(*) FROM information_schema.processlist WHERE db = %s", [database])
-    count = cursor.fetchone()[0]
-    connection.close()
-    return count
 
 
 def count_threads(site):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+import sys
 import time
 from datetime import timedelta
 
@@ -15,8 +16,16 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 
-from django_eventstream import brokers, channel_permission_changed, hub, listening, send_event
+from django_eventstream import (
+    brokers,
+    channel_permission_changed,
+    hub,
+    listening,
+    messages,
+    send_event,
+)
 from django_eventstream.brokers import BrokerBase, enclose, get_brokers
+from django_eventstream.brokers import database as database_broker
 from django_eventstream.brokers.database import DatabaseBroker
 from django_eventstream.brokers.grip import GripBroker
 from django_eventstream.brokers.memory import MemoryBroker
@@ -113,6 +122,47 @@ async def test_events_of_other_processes_reach_streams_and_own_ones_do_not_come_
         heard = [found.data for found in await client.take(4)]
         assert [text for text in heard if text != "2"] == ["own", "1", "3"]
         assert "2" in heard
+
+
+async def test_messages_of_others_are_decoded_once_and_own_ones_not(broker, other, monkeypatch):
+    decoded = []
+    loads = messages.json.loads
+    monkeypatch.setattr(messages.json, "loads", lambda text: decoded.append(text) or loads(text))
+    async with streaming("loose-a") as first, streaming("loose-a") as second:
+        broker.listener.receive(enclose(event("own")).text)
+        assert not decoded
+        other(broker, event("1"))
+        assert (await first.next()).data == (await second.next()).data == "1"
+    assert len(decoded) == 1
+
+
+class Twin(Broker):
+    """Another one."""
+
+
+def test_messages_are_encoded_once_for_all_brokers_and_not_for_memory(settings, monkeypatch):
+    encoded = []
+    dumps = messages.json.dumps
+
+    def encode(fields, **kwargs):
+        encoded.append(fields)
+        return dumps(fields, **kwargs)
+
+    monkeypatch.setattr(messages.json, "dumps", encode)
+    sent = [event("1", event_id=1), event("2", event_id=2)]
+    settings.EVENTSTREAM_BROKER = "memory"
+    brokers.publish(*sent)
+    assert not encoded
+    settings.EVENTSTREAM_BROKER = [
+        "memory",
+        "tests.test_listening.Broker",
+        "tests.test_listening.Twin",
+    ]
+    brokers.publish(*sent)
+    _, first, second = get_brokers()
+    texts = [envelope.text for envelope in first.published]
+    assert texts == [envelope.text for envelope in second.published]
+    assert len(encoded) == len(texts) == 2
 
 
 async def test_repeats_are_dropped_and_holes_become_a_reset(broker):
@@ -278,7 +328,7 @@ def test_a_broker_that_fails_is_logged_once_and_fails_no_sender(broker, caplog):
     broker.refuses = True
     for n in range(3):
         send_event("loose-a", "message", n)
-    assert caplog.text.count("Broker failed") == 1
+    assert caplog.text.count("Broker cannot carry") == 1
     broker.refuses = False
     send_event("loose-a", "message", 3)
     assert "Broker works again" in caplog.text
@@ -399,6 +449,14 @@ def test_a_layer_in_memory_connects_no_processes(settings):
     assert [message.id for message in check_deployment()] == ["django_eventstream.W007"]
 
 
+def test_a_proxy_that_is_required_and_not_there_reaches_nobody(settings):
+    settings.EVENTSTREAM_BROKER = "memory"
+    settings.GRIP_PROXY_REQUIRED = True
+    assert [message.id for message in check_deployment()] == ["django_eventstream.W007"]
+    settings.GRIP_URL = "http://localhost:5561"
+    assert check_deployment() == []
+
+
 @pytest.mark.parametrize(
     ("broker", "ids"),
     [
@@ -509,12 +567,42 @@ def test_what_must_not_wait_for_the_commit_is_not_part_of_the_transaction(databa
     assert BrokerMessage.objects.count() == 1
 
 
-def test_a_message_that_is_carried_late_and_fails_is_logged(database, monkeypatch, caplog):
+def test_a_message_that_is_carried_late_and_fails_is_logged_and_told(database, monkeypatch, caplog):
     monkeypatch.setattr("django_eventstream.threads.run_in_background", lambda call: call())
-    monkeypatch.setattr(DatabaseBroker, "_write", lambda self: None)  # takes no envelope
-    with transaction.atomic():
-        send_event("loose-a", "message", 1, on_commit=False)
+    monkeypatch.setattr(brokers, "_sender", brokers._Sender())  # that has sent nothing yet
+    with monkeypatch.context() as patch:
+        patch.setattr(DatabaseBroker, "_write", lambda self: None)  # takes no envelope
+        with transaction.atomic():
+            send_event("loose-a", "message", 1, on_commit=False)
     assert "was lost" in caplog.text
+    assert brokers._sender._tell_counts() == []  # what the timer does a moment later
+    assert '"kind":"tally"' in BrokerMessage.objects.get().text
+
+
+async def test_a_process_that_stood_still_for_long_is_a_gap(database, settings, monkeypatch):
+    settings.EVENTSTREAM_POLL_INTERVAL = 0.01
+    ahead = 0.0
+    monkeypatch.setattr(database_broker, "_now", lambda: (time.monotonic(), time.time() + ahead))
+    async with streaming("loose-a") as client:
+        ahead = database_broker.RETENTION / 2 + 1  # a machine that was suspended
+        assert (await client.next()).type == "stream-reset"
+
+
+async def test_a_table_whose_keys_begin_again_is_a_gap(database, settings, monkeypatch):
+    settings.EVENTSTREAM_POLL_INTERVAL = 0.01
+    monkeypatch.setattr("django_eventstream.brokers.database.TRIM_INTERVAL", 0.0)
+    await BrokerMessage.objects.acreate(id=1000, text=enclose(event("0")).text)
+    async with streaming("loose-a") as client:
+        await BrokerMessage.objects.all().adelete()
+        text = Sequencer("other").enclose(event("1"), time.monotonic()).text
+        await BrokerMessage.objects.acreate(id=1, text=text)
+        assert (await client.next()).type == "stream-reset"
+
+
+def test_without_psycopg_3_nothing_is_followed(monkeypatch):
+    monkeypatch.delitem(sys.modules, "django_eventstream.brokers.postgresql", raising=False)
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # cannot be imported
+    assert database_broker._find_follow() is None
 
 
 async def test_while_the_table_cannot_be_read_it_is_tried_again(database, settings, monkeypatch):

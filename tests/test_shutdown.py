@@ -19,7 +19,7 @@ import pytest
 from asgiref.sync import sync_to_async
 
 from django_eventstream import brokers, hub, send_event, shutdown
-from django_eventstream.disconnect import disconnect
+from django_eventstream.disconnect import Connection, disconnect
 from tests.processes import TIMEOUT, Process, Site, free_port, serve, wait_until
 from tests.test_streaming import Client, reached
 
@@ -563,17 +563,39 @@ async def open_one():
     return client
 
 
-def test_signal_is_handed_on_even_if_the_main_loop_has_ended_meanwhile(signals):
+@pytest.fixture
+def sigterm(signals):
+    """Have SIGTERM caught as well."""
     shutdown.install()
+    before = signal.signal(signal.SIGTERM, signal.getsignal(SIGNAL))
+    yield
+    signal.signal(signal.SIGTERM, before)
 
-    async def be_signalled():
-        signal.raise_signal(SIGNAL)
 
+async def be_signalled(number):
+    signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("number", [SIGNAL, signal.SIGTERM])
+def test_signal_is_handed_on_even_if_the_main_loop_has_ended_meanwhile(
+    signals, sigterm, monkeypatch, number
+):
+    monkeypatch.setattr(shutdown, "DRAIN_TIME", TIMEOUT)
     with Loop() as other:
-        client = other.run(open_one()).result(TIMEOUT)  # which nobody reads
-        asyncio.run(be_signalled())
+        client = other.run(open_one()).result(TIMEOUT)  # which nobody reads yet
+        asyncio.run(be_signalled(number))
         assert signals == []
-        wait_until(lambda: signals == [SIGNAL])
+        other.run(read(client)).result(TIMEOUT)
+        wait_until(lambda: signals == [number])
+
+
+def test_second_sigterm_is_handed_on_if_the_main_loop_does_not_run_any_more(signals, sigterm):
+    with contextlib.closing(asyncio.new_event_loop()) as loop, Loop() as other:
+        client = other.run(open_one()).result(TIMEOUT)
+        loop.run_until_complete(be_signalled(signal.SIGTERM))
+        assert signals == []
+        signal.raise_signal(signal.SIGTERM)
+        assert signals == [signal.SIGTERM]
         other.run(read(client)).result(TIMEOUT)
 
 
@@ -667,14 +689,14 @@ async def blocked():
 
 async def test_transport_of_the_server_is_aborted():
     task, server = await blocked()
-    disconnect(task, {"http_version": "1.1", "client": ("127.0.0.1", 7)})
+    disconnect(task, Connection.of({"http_version": "1.1", "client": ("127.0.0.1", 7)}))
     await task
     assert server.transport.aborted.is_set()
 
 
 async def test_connection_with_other_requests_is_left_alone():
     task, server = await blocked()
-    disconnect(task, {"http_version": "2", "client": ("127.0.0.1", 7)})
+    disconnect(task, Connection.of({"http_version": "2", "client": ("127.0.0.1", 7)}))
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not server.transport.aborted.is_set()
@@ -682,7 +704,7 @@ async def test_connection_with_other_requests_is_left_alone():
 
 async def test_connection_with_other_requests_is_broken_when_the_process_ends():
     task, server = await blocked()
-    disconnect(task, {"http_version": "2", "client": ("127.0.0.1", 7)}, is_last=True)
+    disconnect(task, Connection.of({"http_version": "2", "client": ("127.0.0.1", 7)}), is_last=True)
     await task
     assert server.transport.aborted.is_set()
 
@@ -703,12 +725,24 @@ async def wait_forever():
     return task
 
 
+async def test_sockets_that_are_looked_at_block_as_before():
+    with connected() as (ours, database):
+        task = await wait_forever()
+        socket.setdefaulttimeout(5)
+        try:
+            disconnect(task, Connection.of({"client": ("203.0.113.7", 7), "server": ("::", 80)}))
+        finally:
+            socket.setdefaulttimeout(None)
+        assert os.get_blocking(ours.fileno())
+        assert os.get_blocking(database.fileno())
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "::ffff:127.0.0.1"])
 async def test_socket_is_found_by_its_peer(address):
     with connected() as (client, accepted):
         task = await wait_forever()
         port, server = client.getsockname()[1], accepted.getsockname()
-        disconnect(task, {"client": [address, str(port)], "server": server})
+        disconnect(task, Connection.of({"client": [address, str(port)], "server": server}))
         assert client.recv(1) == b""
         assert accepted.recv(1) == b""
         task.cancel()
@@ -717,7 +751,9 @@ async def test_socket_is_found_by_its_peer(address):
 async def test_connection_to_what_a_proxy_says_is_left_alone():
     with connected() as (ours, database):
         task = await wait_forever()
-        disconnect(task, {"client": database.getsockname(), "server": ("127.0.0.1", 8000)})
+        disconnect(
+            task, Connection.of({"client": database.getsockname(), "server": ("127.0.0.1", 8000)})
+        )
         with pytest.raises(asyncio.CancelledError):
             await task
         ours.sendall(b"SELECT 1")
@@ -730,7 +766,7 @@ async def test_connection_to_what_a_proxy_says_is_left_alone():
 )
 async def test_task_is_cancelled_where_no_connection_is_found(client):
     task = await wait_forever()
-    disconnect(task, {"client": client, "server": ("127.0.0.1", 8000)})
+    disconnect(task, Connection.of({"client": client, "server": ("127.0.0.1", 8000)}))
     with pytest.raises(asyncio.CancelledError):
         await task
 
@@ -741,6 +777,6 @@ async def test_task_is_cancelled_where_too_many_files_are_open(monkeypatch):
 
     monkeypatch.setattr("os.listdir", fail)
     task = await wait_forever()
-    disconnect(task, {"client": ("203.0.113.7", 7), "server": ("127.0.0.1", 8000)})
+    disconnect(task, Connection.of({"client": ("203.0.113.7", 7), "server": ("127.0.0.1", 8000)}))
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import contextvars
 import json
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
@@ -15,7 +17,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 from django.db import OperationalError
 
-from django_eventstream import channel_permission_changed, hub, send_event
+from django_eventstream import channel_permission_changed, hub, send_event, threads
 from django_eventstream.channelmanager import DefaultChannelManager
 from django_eventstream.event import Event
 from django_eventstream.eventrequest import EventRequest
@@ -170,6 +172,45 @@ async def test_stream_starts_at_the_present():
         assert opened.last_event_id == "a:1"
         send_event("a", "m", 2)
         assert data([await client.next()]) == [2]
+
+
+# Contexts
+
+TENANT = contextvars.ContextVar("TENANT", default=None)
+
+
+@pytest.mark.parametrize("cause", ["gap", "burst"])
+async def test_permission_is_checked_again_in_the_context_of_the_request(
+    cause, monkeypatch, settings
+):
+    class Noting(Manager):
+        def can_read_channel(self, user, channel):
+            tenants.append(TENANT.get())
+            return True
+
+    tenants = []
+    monkeypatch.setattr(hub, "RECHECK_SPREAD", 0)
+    monkeypatch.setattr("tests.test_streaming.Manager", Noting)
+    settings.EVENTSTREAM_BURST_SIZE = 4
+    get_storage().append_event("a", "m", "0")
+
+    def send():
+        TENANT.set("sender's")
+        if cause == "gap":
+            deliver(Gap())
+        for number in range(20):
+            send_event("a", "m", number)
+
+    TENANT.set("reader's")
+    async with connect("a") as client:
+        await client.next()
+        reading = asyncio.ensure_future(client.take(20))
+        await asyncio.sleep(0)
+        del tenants[:]
+        contextvars.Context().run(send)
+        assert data(await reading) == list(range(20))
+        await reached(lambda: tenants)
+        assert set(tenants) == {"reader's"}
 
 
 # Hints
@@ -364,6 +405,26 @@ async def test_open_stream_gives_up_in_the_end(settings):
         assert b"stream-error" not in client.body
 
 
+async def test_log_that_gives_what_is_no_event_is_tried_again_with_pauses(settings, monkeypatch):
+    settings.EVENTSTREAM_READ_TIMEOUT = 0.2
+    settings.EVENTSTREAM_BUFFER_SIZE = 0
+    storage = get_storage()
+    for number in range(5):
+        storage.append_event("a", "m", str(number))
+    reads = []
+
+    def get_events(channel, last_id, limit=100):
+        reads.append(last_id)
+        return [Event(channel, "m", None, last_id + 1)]  # no data
+
+    monkeypatch.setattr(storage, "get_events", get_events)
+    async with connect("a", a=2) as client:
+        assert (await client.next()).type == "stream-open"
+        assert await client.next() is None
+        assert client.retries
+    assert 1 < len(reads) < 5
+
+
 async def test_poll_goes_on_after_failures(caplog):
     storage = get_storage()
     async with connect("a") as client:
@@ -470,11 +531,116 @@ async def test_permission_regained_before_the_check_is_no_kick(user):
         assert data([await client.next()]) == [1]
 
 
-async def test_check_that_fails_for_the_project_ends_the_stream_and_is_logged(user, caplog):
+async def test_stream_that_never_catches_up_is_checked_too():
+    async with connect("loose") as client:
+        await client.next()
+        send_event("loose", "m", 0)
+        await asyncio.sleep(0)
+        Manager.denied = {(None, "loose")}
+        client.stream.recheck()
+        for number in range(1, 1000):
+            send_event("loose", "m", number)
+            await asyncio.sleep(0.002)  # so that there is something each time it pulls
+            if b"stream-error" in await client.pull():
+                return
+        pytest.fail("not checked")
+
+
+if sys.version_info >= (3, 12):
+
+    async def test_streams_go_on_where_tasks_run_before_their_caller_knows_them():
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        storage = get_storage()
+        for number in range(1, 6):
+            storage.append_event("a", "m", str(number))
+        async with connect("a", a=2) as behind, connect("a") as another:
+            assert data((await behind.take(4))[1:]) == [3, 4, 5]
+            await another.next()
+            send_event("a", "m", 6)
+            assert data([await behind.next(), await another.next()]) == [6, 6]
+            Manager.denied = {(None, "a")}
+            for client in (behind, another):
+                client.stream.recheck()
+                assert (await client.next()).type == "stream-error"
+
+
+async def test_slow_checks_keep_no_stream_from_reading_the_log(monkeypatch, settings):
+    leave, busy = threading.Event(), threading.Semaphore(0)
+
+    def check(self, *, afresh=False):
+        self.checked_at = time.monotonic()
+        if afresh:
+            busy.release()
+            assert leave.wait(TIMEOUT)
+
+    monkeypatch.setattr(EventRequest, "check_permission", check)
+    monkeypatch.setattr(threads, "is_testing", lambda: False)
+    settings.EVENTSTREAM_DATABASE_THREADS = 4
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(8):
+            client = await stack.enter_async_context(connect("loose-slow"))
+            await client.next()
+            pull = asyncio.ensure_future(client.pull())
+            stack.callback(pull.cancel)
+            client.stream.recheck()
+        for _ in range(2):
+            assert await asyncio.to_thread(busy.acquire, timeout=TIMEOUT)
+        try:
+            async with connect("a") as another:
+                assert (await another.next()).type == "stream-open"  # which asks the log
+            assert not busy.acquire(blocking=False)
+        finally:
+            leave.set()
+
+
+async def test_check_that_is_not_waited_for_any_more_takes_its_thread_until_it_is_done(
+    monkeypatch, settings
+):
+    monkeypatch.setattr(threads, "is_testing", lambda: False)
+    settings.EVENTSTREAM_DATABASE_THREADS = 2
+    leave, begun = threading.Event(), threading.Semaphore(0)
+
+    def check():
+        begun.release()
+        assert leave.wait(TIMEOUT)
+
+    async with connect("loose") as client:
+        await client.next()
+        first = asyncio.ensure_future(hub.get_hub().check(check))
+        try:
+            assert await asyncio.to_thread(begun.acquire, timeout=TIMEOUT)
+            first.cancel()
+            await asyncio.wait([first])
+            second = asyncio.ensure_future(hub.get_hub().check(check))
+            assert await threads.run(int) == 0  # on the thread for the log
+            assert not begun.acquire(blocking=False)
+        finally:
+            leave.set()
+        await asyncio.wait_for(second, TIMEOUT)
+
+
+async def test_stream_that_cannot_be_checked_in_time_ends_with_retry(monkeypatch):
+    monkeypatch.setattr("django_eventstream.streaming.OPEN_TIMEOUT", 0.05)
+    leave = threading.Event()
+    async with connect("a") as client:
+        monkeypatch.setattr(
+            EventRequest, "check_permission", lambda self, afresh: leave.wait(TIMEOUT)
+        )
+        deliver(Revoked(None, "a"))
+        try:
+            assert await client.next() is None
+            assert client.retries
+        finally:
+            leave.set()
+
+
+async def test_check_that_fails_for_the_project_ends_the_stream_and_is_logged(
+    user, caplog, monkeypatch
+):
     async with connect("a", user=user) as client:
         await client.next()
         client.stream.recheck()
-        Manager.checks = None  # makes can_read_channel raise
+        monkeypatch.setattr(Manager, "checks", None)  # makes can_read_channel raise
         assert await client.next() is None
         assert client.retries
         assert "AttributeError" in caplog.text
@@ -494,6 +660,34 @@ async def test_cancelled_stream_leaves_nothing_behind():
             await reading
         await reached(lambda: asyncio.all_tasks() == before)
         assert await anext(client.stream, b"end") == b"end"
+
+
+@pytest.mark.parametrize("passes", [0, 1, 2])
+async def test_client_that_leaves_when_the_log_answers_harms_nobody(passes, monkeypatch, caplog):
+    loop = asyncio.get_running_loop()
+
+    def leave_later(left):
+        if left:
+            loop.call_soon(leave_later, left - 1)
+        else:
+            client.stream.leave()
+
+    # So that the stream, whose permission is checked first, is in time for the test's question.
+    monkeypatch.setattr(hub, "QUESTION_INTERVAL", 0.3)
+    async with connect("b") as other, connect("a") as client:
+        await other.next()
+        deliver(Revoked(None, "a"))
+        checks = len(Manager.checks)
+        answer = hub.get_hub().ask_current_ids(["a"])
+        answer.add_done_callback(lambda answer: leave_later(passes))
+        pulling = asyncio.ensure_future(client.pull())
+        await asyncio.wait([answer], timeout=TIMEOUT)
+        assert len(Manager.checks) == checks + 1
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert hub.get_hub().count == 1
+        pulling.cancel()
+    assert not caplog.records
 
 
 async def test_response_closed_on_another_thread_leaves_nothing_behind():
@@ -598,6 +792,47 @@ async def test_senders_wait_for_a_loop_that_does_not_keep_up(monkeypatch):
         sending = asyncio.ensure_future(asyncio.to_thread(send))
         assert data(await client.take(500)) == list(range(500))
         await sending
+
+
+async def test_senders_on_an_event_loop_do_not_wait_for_another_loop(monkeypatch):
+    monkeypatch.setattr(hub, "INBOX_SIZE", 2)
+    monkeypatch.setattr(hub, "INBOX_PATIENCE", TIMEOUT)
+    began = time.monotonic()
+    with contextlib.closing(asyncio.new_event_loop()) as stuck:
+        other = hub.Hub(stuck, None)
+        for number in range(5):
+            other.receive_message(Published(Event("loose", "m", str(number))))
+    assert time.monotonic() - began < TIMEOUT
+
+
+async def test_overflow_is_a_gap_where_it_was(monkeypatch):
+    monkeypatch.setattr(hub, "INBOX_SIZE", 3)
+    monkeypatch.setattr(hub, "RECHECK_SPREAD", 0)
+    async with connect("loose") as client:
+        await client.next()
+        for number in range(6):
+            deliver(Published(Event("loose", "m", str(number))))
+        await client.pull()
+        deliver(Published(Event("loose", "m", "6")))
+        assert [event.type for event in await client.take(5)] == [*("mmm"), "stream-reset", "m"]
+
+
+async def test_one_stream_that_fails_keeps_no_other_from_its_end(monkeypatch, caplog):
+    end = Stream.end
+    async with connect("a") as bad, connect("a") as good:
+
+        def fail(self):
+            if self is bad.stream:
+                raise ZeroDivisionError
+            end(self)
+
+        await bad.next()
+        await good.next()
+        monkeypatch.setattr(Stream, "end", fail)
+        hub.get_hub().call(lambda stream: stream.end())
+        assert await good.next() is None
+        assert good.retries
+    assert "A stream failed" in caplog.text
 
 
 async def test_missing_events_that_the_log_dropped_meanwhile_are_a_reset():

@@ -1,25 +1,36 @@
 """What the view and the functions beside it do with odd projects, in one process."""
 
+import asyncio
+import gc
 import json
+import weakref
+from functools import partial
 
 import pytest
+from asgiref.sync import ThreadSensitiveContext, async_to_sync
 from django.contrib.auth import get_user_model
+from django.contrib.auth.middleware import AuthenticationMiddleware
 from django.contrib.auth.models import AnonymousUser
-from django.db import OperationalError
+from django.contrib.sessions.backends.db import SessionStore
+from django.core.handlers.base import BaseHandler
+from django.db import OperationalError, connections
 from django.http import HttpResponse
 from django.middleware.http import ConditionalGetMiddleware
 from django.test import AsyncRequestFactory, RequestFactory
+from django.urls import resolve
+from django.utils.functional import SimpleLazyObject
 
 from django_eventstream import (
     EventPermissionError,
     EventRequest,
     get_events,
     send_event,
+    urls,
 )
-from django_eventstream.channelmanager import DefaultChannelManager
+from django_eventstream.channelmanager import DefaultChannelManager, get_channelmanager
 from django_eventstream.exceptions import BadRequest, EventDoesNotExist
 from django_eventstream.sse import encode_error
-from django_eventstream.views import events
+from django_eventstream.views import aevents, events, may_block
 
 
 def error_of(response):
@@ -97,6 +108,19 @@ def test_broken_configuration_is_an_internal_error_and_logged(settings, caplog, 
     assert error["condition"] == "internal-error"
     assert setting not in error["text"]  # which is the log's business
     assert setting in caplog.text
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["EVENTSTREAM_STORAGE_CLASS", "EVENTSTREAM_CHANNELMANAGER_CLASS", "EVENTSTREAM_BROKER"],
+)
+async def test_broken_configuration_is_an_internal_error_under_asgi_too(
+    async_client, settings, setting
+):
+    setattr(settings, setting, "nowhere.Thing")
+    response = await async_client.get("/events/?channel=a")
+    assert response.status_code == 200
+    assert error_of(response)["condition"] == "internal-error"
 
 
 def test_one_text_for_a_list_of_channels_is_a_broken_configuration(caplog):
@@ -182,6 +206,9 @@ def test_get_events_pages_through_the_log():
     response = get_events(request)
     assert [event.id for event in response.channel_items["a"]] == [3, 4, 5]
     assert not response.channel_more
+    texts = EventRequest()
+    texts.channels, texts.channel_last_ids = ["a"], {"a": "4"}  # as version 5.3.4 had them
+    assert [event.id for event in get_events(texts).channel_items["a"]] == [5]
     response = get_events(request_for("a", a=99))
     assert response.channel_reset == {"a"}
     assert response.channel_last_ids == {"a": 5}
@@ -206,3 +233,128 @@ def test_errors_are_what_users_catch():
     assert EventDoesNotExist("gone", 7).current_id == 7
     with pytest.raises(EventRequest.Error, match="No channels"):
         EventRequest(RequestFactory().get("/"))
+
+
+def test_views_are_in_no_transaction_of_any_database(monkeypatch):
+    for alias in ("default", "other"):
+        database = {**connections.settings["default"], "ATOMIC_REQUESTS": True}
+        monkeypatch.setitem(connections.settings, alias, database)
+    for view in (events, aevents):
+        assert BaseHandler().make_view_atomic(view) is view
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_asynchronous_twin_answers_alike(async_rf):
+    response = await aevents(async_rf.get("/"), channels=["twin"])
+    stream = aiter(response)
+    assert b"stream-open" in await anext(stream)
+    await stream.aclose()
+
+
+def test_asynchronous_twin_says_under_wsgi_that_it_cannot_stream(rf):
+    response = async_to_sync(aevents)(rf.get("/"), channels=["twin"])
+    assert b"runs Django under WSGI" in response.content
+
+
+def resolve_under_asgi():
+    async def handle():
+        async with ThreadSensitiveContext():
+            return resolve("/", urls).func
+
+    return asyncio.run(handle())
+
+
+def test_urls_are_asynchronous_where_django_is():
+    assert resolve("/", urls).func is events
+    assert resolve_under_asgi() is aevents
+
+    async def on_a_loop_of_somebody_elses():
+        return resolve("/", urls).func
+
+    assert asyncio.run(on_a_loop_of_somebody_elses()) is events
+
+
+def test_what_a_project_puts_around_the_view_of_the_urls_stays_there(monkeypatch):
+    def guarded(request):
+        raise NotImplementedError
+
+    monkeypatch.setattr(urls.urlpatterns[0], "callback", guarded)
+    assert resolve_under_asgi() is guarded
+
+
+def test_marks_of_the_view_hold_for_its_asynchronous_twin(monkeypatch):
+    monkeypatch.setattr(events, "login_required", False, raising=False)
+    monkeypatch.setattr(aevents, "login_required", None, raising=False)
+    assert resolve_under_asgi().login_required is False
+
+
+class Own(DefaultChannelManager):
+    def can_read_channel(self, user, channel):
+        return True
+
+
+def lazily(user):
+    return SimpleLazyObject(lambda: user)
+
+
+class Holder:
+    pass
+
+
+def test_stream_of_a_user_does_not_keep_the_request(settings):
+    settings.EVENTSTREAM_CHANNELMANAGER_CLASS = "tests.test_view.Own"
+    settings.EVENTSTREAM_STORAGE_CLASS = None
+    holder = Holder()  # which Django's middleware makes of the request
+    request = AsyncRequestFactory().get("/?channel=a")
+    request.user = SimpleLazyObject(partial(lambda holder: get_user_model()(pk=1), holder))
+    stream = events(request).stream
+    kept = weakref.ref(holder)
+    del request, holder
+    gc.collect()
+    assert stream.protocol.user_id == "1"
+    assert kept() is None
+
+
+def request_of_nobody(session_key=None):
+    request = AsyncRequestFactory().get("/?channel=a")
+    request.session = SessionStore(session_key)
+    AuthenticationMiddleware(lambda request: None).process_request(request)
+    return request
+
+
+@pytest.fixture
+def default_manager(settings):
+    settings.EVENTSTREAM_CHANNELMANAGER_CLASS = ""
+
+
+@pytest.mark.usefixtures("default_manager")
+def test_request_of_nobody_for_what_all_may_read_blocks_nothing():
+    assert not may_block(AsyncRequestFactory().get("/"))
+    assert not may_block(request_of_nobody())
+    request = request_of_nobody()
+    request.user = AnonymousUser()
+    assert not may_block(request)
+
+
+@pytest.mark.usefixtures("default_manager")
+def test_whatever_might_ask_somebody_gets_a_thread(settings):
+    assert may_block(request_of_nobody("a session's key"))
+    request = request_of_nobody()
+    request.user = lazily(AnonymousUser())  # of who knows where
+    assert may_block(request)
+    request = request_of_nobody()
+    del request.session
+    assert may_block(request)
+    settings.EVENTSTREAM_CHANNELMANAGER_CLASS = "tests.test_view.Own"
+    assert may_block(request_of_nobody())
+    settings.EVENTSTREAM_CHANNELMANAGER_CLASS = ""
+    assert not may_block(request_of_nobody())
+    settings.GRIP_URL = "http://127.0.0.1:5561?key=x"
+    assert may_block(request_of_nobody())
+
+
+@pytest.mark.usefixtures("default_manager")
+def test_method_of_one_channel_manager_is_its_own(monkeypatch):
+    assert not may_block(request_of_nobody())
+    monkeypatch.setattr(get_channelmanager(), "can_read_channel", lambda user, channel: True)
+    assert may_block(request_of_nobody())

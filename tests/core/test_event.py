@@ -3,6 +3,7 @@
 import enum
 import uuid
 from dataclasses import FrozenInstanceError
+from types import SimpleNamespace
 
 import pytest
 
@@ -105,5 +106,10 @@ def test_skip_user_ids_become_text():
 
 @pytest.mark.parametrize("user_ids", ["12", b"12", 12])
 def test_skip_user_ids_are_a_list(user_ids):
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="skip_user_ids is a list of user ids, not one"):
         check_skip_user_ids(user_ids)
+
+
+def test_users_are_no_user_ids():
+    with pytest.raises(TypeError, match=r"give user\.pk"):
+        check_skip_user_ids([1, SimpleNamespace(pk=2)])

@@ -132,6 +132,16 @@ def test_resume_within_the_feed_is_live_at_once():
     assert stream.data_to_send() == b""
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_resume_within_what_was_put_back_in_front(count):
+    feed = warm_feed(5)
+    assert feed.prepend(entries(3, 5))
+    position = 5 - count
+    stream = start(feed, last_event_id={"a": position})
+    assert stream.data_to_send() == opened(position)
+    assert stream.data_to_send() == b"".join(map(written, range(position + 1, 6)))
+
+
 def test_resume_from_before_the_feed_reads_the_log():
     _, stream = reading(2, 5)
     assert stream.wanted() == [("a", 2)]

@@ -230,8 +230,9 @@ class TableBroker(DatabaseBroker):
         self._database = database
         self._process = process
 
-    def _write(self, envelope):
-        self._database.write_message(self._process, envelope.message.channel, envelope.text)
+    def _carry(self, logged, others):
+        for envelope in others:
+            self._database.write_message(self._process, envelope.message.channel, envelope.text)
 
     def _trim(self):
         self._database.query()  # and leave it at that: a run is short

@@ -46,6 +46,8 @@ class _Clock:
     def monotonic():
         return _world.scheduler.now
 
+    time = monotonic
+
 
 class _Names:
     @staticmethod
@@ -155,19 +157,21 @@ def played():
     publish, publish_by_brokers = hub.publish, brokers.publish
     revoke = hub.Hub._revoke
 
-    def note_publish(message, *, wait=False):
-        _world.note_published(message)
-        publish(message, wait=wait)
+    def note_publish(*messages, wait=False):
+        for message in messages:
+            _world.note_published(message)
+        publish(*messages, wait=wait)
 
-    def note_brokers_publish(message, *, wait=False):
+    def note_brokers_publish(*messages, wait=False):
         world = _world
         world.scheduler.pause()
         thread = world.scheduler.local
         if thread is not None and thread.dies:
             world._kill(world.scheduler.current, 0.3)
             raise Killed
-        world.note_carried(message)
-        return publish_by_brokers(message, wait=wait)
+        for message in messages:
+            world.note_carried(message)
+        return publish_by_brokers(*messages, wait=wait)
 
     def note_revoke(self, revoked):
         revoke(self, revoked)
@@ -203,6 +207,8 @@ def played():
         (hub, "_trimming", None),
         (hub, "_had_receivers", False),
         (hub, "_has_told", False),
+        # Every loop is in this thread, and none goes on while a sender waits.
+        (hub, "INBOX_PATIENCE", 0.0),
         (brokers, "_sender", None),
         (brokers, "uuid", _Names),
         (brokers, "Finalize", lambda *args, **kwargs: None),

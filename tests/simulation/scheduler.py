@@ -90,6 +90,9 @@ class Loop(asyncio.AbstractEventLoop):
     def create_future(self):
         return asyncio.Future(loop=self)
 
+    def get_task_factory(self):
+        return None
+
     def create_task(self, coroutine, **kwargs):
         task = Task(coroutine, loop=self, number=next(self.scheduler.numbers), **kwargs)
         self.tasks.append(task)

@@ -484,7 +484,7 @@ class World:
             return
         if text.startswith(("After a commit", "Cannot trim")) and faults & {"outage", "flaky"}:
             return
-        if "failed, left to the event log" in text and faults & {"disconnect", "outage", "flaky"}:
+        if "cannot carry what is sent" in text and faults & {"disconnect", "outage", "flaky"}:
             return
         error = record.exc_info[1] if record.exc_info else None
         self.fail(f"{self.scheduler.current} logs {text!r} with {error!r}")
