@@ -1,5 +1,7 @@
 """The threads on which streams read, and the transactions of the package's own."""
 
+import asyncio
+import queue
 import threading
 import time
 
@@ -17,15 +19,21 @@ def pool(monkeypatch):
     return threads.DatabaseThreads()
 
 
-def names():
-    return [thread.name for thread in threading.enumerate()].count("eventstream-db")
+@pytest.fixture
+def count():
+    """Count the threads that came since. (Those of other pools may end at any time.)"""
+    others = set(threading.enumerate())
+
+    def count():
+        return sum(t.name == "eventstream-db" for t in set(threading.enumerate()) - others)
+
+    return count
 
 
-def test_threads_are_few_and_end_when_idle(pool, settings):
+def test_threads_are_few_and_end_when_idle(pool, count, settings):
     settings.EVENTSTREAM_DATABASE_THREADS = 3
     leave = threading.Event()
     started = threading.Semaphore(0)
-    before = names()
 
     def work(number):
         started.release()
@@ -35,11 +43,67 @@ def test_threads_are_few_and_end_when_idle(pool, settings):
     futures = [pool.submit(work, number) for number in range(10)]
     for _ in range(3):
         assert started.acquire(timeout=10)
-    assert names() == before + 3
+    assert count() == 3
     leave.set()
     assert [future.result(10) for future in futures] == list(range(10))
-    wait_until(lambda: names() == before)
+    wait_until(lambda: count() == 0)
     assert pool.submit(work, 7).result(10) == 7
+
+
+def test_no_function_waits_for_another_while_there_may_be_one_thread_more(pool, settings):
+    settings.EVENTSTREAM_DATABASE_THREADS = 2
+    took, go_on, leave = threading.Event(), threading.Event(), threading.Event()
+
+    class Jobs(queue.SimpleQueue):
+        def get(self, *args, **kwargs):
+            job = super().get(*args, **kwargs)
+            took.set()
+            assert go_on.wait(10)
+            return job
+
+    pool._jobs = Jobs()
+    go_on.set()
+    pool.submit(int).result(10)  # so that there is an idle thread
+    took.clear()
+    go_on.clear()
+    slow = pool.submit(leave.wait, 10)
+    assert took.wait(10)  # and now it is idle no more
+    quick = pool.submit(int)
+    go_on.set()
+    try:
+        assert quick.result(5) == 0
+    finally:
+        leave.set()
+    assert slow.result(10)
+
+
+async def test_slow_requests_keep_no_other_one_waiting(monkeypatch):
+    monkeypatch.setattr(threads, "is_testing", lambda: False)
+    leave = threading.Event()
+    slow = [
+        asyncio.ensure_future(threads.run_request(leave.wait, 20))
+        for _ in range(3 * threads.REQUEST_THREADS)
+    ]
+    # All threads there are, and more, are held up.
+    assert await asyncio.wait_for(threads.run_request(lambda: 7), 10) == 7
+    assert await asyncio.wait_for(threads.run(lambda: 8), 10) == 8
+    assert not any(request.done() for request in slow)
+    leave.set()
+    assert all(await asyncio.gather(*slow))
+
+
+async def test_many_slow_requests_make_threads_one_by_one(count, monkeypatch):
+    monkeypatch.setattr(threads, "is_testing", lambda: False)
+    leave = threading.Event()
+    started = time.monotonic()
+    slow = [asyncio.ensure_future(threads.run_request(leave.wait, 20)) for _ in range(400)]
+    for _ in range(3):
+        grown = count()
+        await asyncio.to_thread(wait_until, lambda grown=grown: count() > grown)
+        there_are, passed = count(), time.monotonic() - started
+        assert there_are <= threads.REQUEST_THREADS + passed / threads.REQUEST_PATIENCE
+    leave.set()
+    assert all(await asyncio.gather(*slow))
 
 
 def test_failure_is_the_callers_and_a_cancelled_job_is_not_run(pool, settings):
@@ -54,6 +118,23 @@ def test_failure_is_the_callers_and_a_cancelled_job_is_not_run(pool, settings):
     with pytest.raises(ZeroDivisionError):
         failing.result(10)
     assert ran == []
+
+
+def test_job_waits_for_the_threads_there_are_if_no_more_are_to_be_had(pool, monkeypatch):
+    leave, names = threading.Event(), []
+    slow = pool.submit(leave.wait, 10)
+
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    other = pool.submit(lambda: names.append(threading.current_thread().name))
+    pool.grow_since(pool.progress)
+    assert not other.done()
+    leave.set()
+    other.result(10)
+    assert slow.result(10)
+    assert names == ["eventstream-db"]
 
 
 def test_job_is_done_even_if_no_thread_is_to_be_had(pool, monkeypatch):
@@ -94,8 +175,8 @@ def test_projects_without_autocommit_have_it_here(pool, monkeypatch):
 
 
 class Cause(Exception):
-    def __init__(self, sqlstate):
-        self.sqlstate = sqlstate
+    def __init__(self, name, sqlstate):
+        setattr(self, name, sqlstate)
 
 
 @pytest.mark.parametrize(
@@ -111,13 +192,14 @@ class Cause(Exception):
     ],
 )
 @pytest.mark.django_db(transaction=True)
-def test_transaction_that_lost_against_another_is_tried_again(arguments, sqlstate, again):
+@pytest.mark.parametrize("name", ["sqlstate", "pgcode"])  # in psycopg 3 and 2
+def test_transaction_that_lost_against_another_is_tried_again(name, arguments, sqlstate, again):
     tries = []
 
     def lose_once():
         tries.append(1)
         if len(tries) == 1:
-            raise OperationalError(*arguments) from Cause(sqlstate)
+            raise OperationalError(*arguments) from Cause(name, sqlstate)
         return "done"
 
     if again:
