@@ -9,17 +9,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # loaded when first used, by __getattr__: apps may not be ready
     from . import routing as routing
     from . import urls as urls
     from .eventrequest import EventRequest
     from .eventresponse import EventResponse
     from .eventstream import (
         asend_event,
+        asend_events,
         channel_permission_changed,
         get_current_event_id,
         get_events,
         send_event,
+        send_events,
     )
     from .exceptions import EventPermissionError
 
@@ -28,10 +30,12 @@ __all__ = [
     "EventRequest",
     "EventResponse",
     "asend_event",
+    "asend_events",
     "channel_permission_changed",
     "get_current_event_id",
     "get_events",
     "send_event",
+    "send_events",
 ]
 
 _MODULES = {
@@ -39,10 +43,12 @@ _MODULES = {
     "EventRequest": "eventrequest",
     "EventResponse": "eventresponse",
     "asend_event": "eventstream",
+    "asend_events": "eventstream",
     "channel_permission_changed": "eventstream",
     "get_current_event_id": "eventstream",
     "get_events": "eventstream",
     "send_event": "eventstream",
+    "send_events": "eventstream",
 }
 _SUBMODULES = frozenset({"consumers", "routing", "urls", "views"})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -14,7 +13,10 @@ from django.core.signals import setting_changed
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
+from . import threads
 from .conf import settings
+
+METHODS = ("get_channels_for_request", "can_read_channel", "is_channel_reliable")
 
 
 class ChannelManagerBase:
@@ -85,14 +87,6 @@ def _check_list(names: Iterable[str], keyword: str) -> Iterable[str]:
     return names
 
 
-def _is_on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
 @cache
 def get_channelmanager() -> ChannelManagerBase:
     """Return the project's channel manager.
@@ -107,7 +101,7 @@ def get_channelmanager() -> ChannelManagerBase:
             f"EVENTSTREAM_CHANNELMANAGER_CLASS: {path!r} cannot be loaded ({error!r}); "
             "give the dotted path of a subclass of DefaultChannelManager."
         ) from error
-    for name in ("get_channels_for_request", "can_read_channel", "is_channel_reliable"):
+    for name in METHODS:
         if not callable(getattr(manager, name, None)):
             raise ImproperlyConfigured(
                 f"EVENTSTREAM_CHANNELMANAGER_CLASS: {path!r} has no method {name}; "
@@ -116,11 +110,21 @@ def get_channelmanager() -> ChannelManagerBase:
     return manager
 
 
+def may_block() -> bool:
+    """Return whether the project's channel manager may do I/O: if it has a method of its own."""
+    manager = get_channelmanager()
+    return any(
+        getattr(getattr(manager, name), "__func__", None)
+        is not getattr(DefaultChannelManager, name)
+        for name in METHODS
+    )
+
+
 def call(method: Callable[..., Any], *args: Any) -> Any:
     """Call a channel manager's method, plain or ``async def``, from synchronous code."""
     result = method(*args)
     if inspect.isawaitable(result):
-        if _is_on_event_loop():
+        if threads.is_on_event_loop():
             if inspect.iscoroutine(result):
                 result.close()
             raise SynchronousOnlyOperation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -39,6 +40,8 @@ NUMBERS: dict[str, tuple[float, bool]] = {
     "BURST_SIZE": (1, True),
     "GRIP_INTERVAL": (5, False),
 }
+#: The greatest value, where there is one. A hundred years: the calendar ends somewhere.
+MOST = {"RETENTION": 100 * 365 * 86400}
 #: Settings whose ``None`` means something.
 OPTIONAL = frozenset({"MAX_EVENTS_PER_CHANNEL", "MAX_STREAM_AGE"})
 BOOLEANS = ("CLEAN_SHUTDOWN", "ALLOW_CREDENTIALS")
@@ -116,11 +119,13 @@ def _check_numbers() -> Iterator[CheckMessage]:
             continue
         # True is an int.
         is_number = isinstance(value, int if whole else (int, float))
-        if isinstance(value, bool) or not is_number or not least <= value < float("inf"):
+        most = MOST.get(name, sys.float_info.max)
+        if isinstance(value, bool) or not is_number or not least <= value <= most:
             kind = "a whole number" if whole else "a number"
+            end = f"to {most}" if name in MOST else "up"
             yield Error(
                 f"{PREFIX}{name} is {value!r}.",
-                hint=f"Set it to {kind} from {least:g} up, or remove it for the default, "
+                hint=f"Set it to {kind} from {least:g} {end}, or remove it for the default, "
                 f"{getattr(_DEFAULTS, name.lower())!r}.",
                 id="django_eventstream.E003",
             )

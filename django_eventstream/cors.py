@@ -33,7 +33,7 @@ def add_cors_headers(response: HttpResponseBase, request: HttpRequest) -> None:
         # Everything with credentials would open every user's streams to every site: W003.
         return
     patch_vary_headers(response, ["Origin"])
-    origin = request.headers.get("Origin", "")
+    origin = request.META.get("HTTP_ORIGIN", "")
     if "*" in patterns:
         # Sandboxed and local pages, whose origin is "null", could be anybody's.
         if origin != "null":

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db import models
 from django.http import HttpRequest
+from django.utils.functional import LazyObject
 
 from .channelmanager import call, get_channelmanager
 from .conf import settings
@@ -23,6 +24,15 @@ class EventRequest:
     Made from a request: raises BadRequest (``EventRequest.Error``), ResumeNotAllowed, and
     whatever the channel manager raises. Without one, an empty request to be filled in.
     """
+
+    __slots__ = (
+        "channel_last_ids",
+        "channels",
+        "checked_at",
+        "is_next",
+        "is_recover",
+        "user",
+    )
 
     Error = BadRequest
     GripError = BadRequest
@@ -82,12 +92,14 @@ class EventRequest:
     def _read(
         self, http_request: HttpRequest, channel_limit: int, view_kwargs: Mapping[str, Any]
     ) -> None:
-        last_event_id = http_request.headers.get("Last-Event-ID") or next(
+        last_event_id = http_request.META.get("HTTP_LAST_EVENT_ID") or next(
             filter(None, reversed(http_request.GET.getlist("lastEventId"))), ""
         )
         if last_event_id == ERROR_ID:
             raise ResumeNotAllowed("This stream ended with an error and cannot be resumed.")
         self.user = current_user(getattr(http_request, "user", None))
+        while isinstance(self.user, LazyObject):  # by now loaded, and it would keep the request
+            self.user = vars(self.user)["_wrapped"]
         names = call(get_channelmanager().get_channels_for_request, http_request, view_kwargs)
         # Sorted: a set has another order in each process.
         self.channels = sorted(set(names))

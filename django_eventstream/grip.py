@@ -347,7 +347,7 @@ def _fit(
 ) -> list[Entry]:
     """Return the entries for which a body of ``size`` bytes has room."""
     room = (MAX_BODY if event_request.is_next else MAX_FIRST_BODY) - size
-    ids = sum(len(cursor.name) + 20 for cursor in protocol.cursors)
+    ids = sum(len(cursor.feed.name) + 20 for cursor in protocol.cursors)
     fitting: list[Entry] = []
     for entry in entries:
         room -= 2 * (len(entry.bare) + ids)  # if every sign were doubled

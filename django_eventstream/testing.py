@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import TestCase
 
@@ -40,9 +40,8 @@ class _Recorder:
     def __init__(self) -> None:
         self.events: list[Event] = []
 
-    def receive_message(self, message: Message) -> None:
-        if isinstance(message, Published):
-            self.events.append(message.event)
+    def receive_messages(self, messages: Sequence[Message]) -> None:
+        self.events += [message.event for message in messages if isinstance(message, Published)]
 
 
 class _StorageContract:
@@ -85,6 +84,26 @@ class _StorageContract:
         stored = self.append("a", '{"x": 1}', "text", "")
         assert self.storage.get_events("a", 0) == stored
         assert [(event.channel, event.type) for event in stored] == [("a", "message")] * 3
+
+    def test_several_events_are_appended_in_their_order(self) -> None:
+        self.append("a", "1")
+        events = [
+            Event("ab"[number % 2], "message", str(number), None, frozenset({str(number)}))
+            for number in range(7)
+        ]
+        stored = self.storage.append_events(events)
+        assert [event.data for event in stored] == [event.data for event in events]
+        assert [event.id for event in stored] == [2, 1, 3, 2, 4, 3, 5]
+        assert self.storage.get_events("a", 1) == stored[::2]
+        assert self.storage.get_events("b", 0) == stored[1::2]
+        assert self.append("b", "7")[0].id == 4
+
+    def test_many_events_are_appended_at_once(self) -> None:
+        stored = self.storage.append_events(
+            [Event("a", "message", str(number)) for number in range(1000)]
+        )
+        assert [event.id for event in stored] == [*range(1, 1001)]
+        assert self.storage.get_events("a", 0, limit=1000) == stored
 
     def test_any_text_survives(self) -> None:
         text = "\0 \x7f \u202e \U0001f600 \r\n ' \" \\ %s {} \\u0000"

@@ -21,7 +21,6 @@ from .renderers import BrowsableAPIEventStreamRenderer, SSEEventRenderer
 
 # isort: split
 
-from django.db import transaction
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.decorators import classonlymethod
@@ -34,7 +33,7 @@ from rest_framework.settings import api_settings
 from rest_framework.viewsets import ViewSet
 
 from .cors import add_cors_headers
-from .views import events, go_on
+from .views import events, go_on, in_no_transaction
 
 
 class _AsView(classonlymethod):  # type: ignore[type-arg]  # not generic at run time
@@ -73,7 +72,7 @@ class EventsViewSet(ViewSet):  # type: ignore[misc]
     @_AsView  # type: ignore[arg-type]
     def as_view(cls, actions: dict[str, str] | None = None, **initkwargs: Any) -> Any:  # noqa: N805
         """Return the view, to which ATOMIC_REQUESTS does not apply."""
-        return transaction.non_atomic_requests(super().as_view(actions, **initkwargs))
+        return in_no_transaction(super().as_view(actions, **initkwargs))
 
     def get_renderers(self) -> list[BaseRenderer]:
         """Return the renderers; that of streams first, for clients that accept anything.

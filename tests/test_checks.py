@@ -9,7 +9,7 @@ from django.core.management.base import SystemCheckError
 
 from django_eventstream import conf
 from django_eventstream.channelmanager import DefaultChannelManager, get_channelmanager
-from django_eventstream.checks import NUMBERS, OPTIONAL, check_settings
+from django_eventstream.checks import MOST, NUMBERS, OPTIONAL, check_settings
 from django_eventstream.conf import Settings
 from django_eventstream.storage import DjangoModelStorage, StorageBase, get_storage
 from tests.storages import MemoryStorage
@@ -32,7 +32,11 @@ class Another(DefaultChannelManager):
     pass
 
 
-class TakesAnyKeyword(StorageBase):
+class HalfAStorage(StorageBase):
+    append_event = get_events = len
+
+
+class TakesAnyKeyword(MemoryStorage):
     def append_event(self, channel, event_type, data, **kwargs):
         raise NotImplementedError
 
@@ -177,6 +181,12 @@ def test_storage_or_none_is_fine(settings, path):
     assert check_settings() == []
 
 
+def test_storage_that_lacks_a_method_is_an_error(settings):
+    path = "tests.test_checks.HalfAStorage"
+    message = check_one(settings, "EVENTSTREAM_STORAGE_CLASS", path)
+    assert_error(message, "E001", "has no method get_current_id", "DjangoModelStorage")
+
+
 def test_storage_that_forgets_whom_to_skip_is_a_warning(settings):
     message = check_one(settings, "EVENTSTREAM_STORAGE_CLASS", "tests.storages.ThreeArguments")
     assert_error(message, "W002", "EVENTSTREAM_STORAGE_CLASS", "keyword argument skip_user_ids")
@@ -243,7 +253,16 @@ def test_least_number_and_more_are_fine_and_less_is_not(settings, name):
     for value in (least - (1 if whole else 0.001), *([least + 0.5] if whole else [])):
         message = check_one(settings, f"EVENTSTREAM_{name}", value)
         kind = "a whole number" if whole else "a number"
-        assert_error(message, "E003", f"EVENTSTREAM_{name} is", f"{kind} from {least:g} up")
+        assert_error(message, "E003", f"EVENTSTREAM_{name} is", f"{kind} from {least:g} ")
+
+
+@pytest.mark.django_db
+def test_events_are_kept_for_as_long_as_there_is_a_calendar(settings):
+    settings.EVENTSTREAM_RETENTION = MOST["RETENTION"]
+    assert check_settings() == []
+    assert DjangoModelStorage().trim() == 0
+    message = check_one(settings, "EVENTSTREAM_RETENTION", 10**11)
+    assert_error(message, "E003", "EVENTSTREAM_RETENTION is", "a number from 1 to 3153600000")
 
 
 @pytest.mark.parametrize("name", sorted(set(NUMBERS) - OPTIONAL))

@@ -519,7 +519,7 @@ def test_snippets_of_the_readme_work_in_a_project(project):
 
     assert "no issues" in project.manage("check", "--fail-level", "WARNING")
     assert "Ran 2 tests" in project.manage("test")
-    assert "Ran 4 tests" in project.manage("test", "myapp.more_tests")
+    assert "Ran 5 tests" in project.manage("test", "myapp.more_tests")
 
 
 #: Those blocks of the README that the project's own tests do not come by.
@@ -539,6 +539,11 @@ class SnippetTests(TestCase):
             exec({block("Sending")!r})
             exec({block("Receiving in the browser")!r})
         self.assertEqual(output.getvalue(), '1\\n1 message {{"text": "hello"}}\\n')
+
+    def test_many_events(self):
+        with capture_events() as events:
+            exec({block("Many events")!r})
+        self.assertEqual([event.channel for event in events], ["room-1", "room-2"])
 
     def test_page(self):
         self.assertContains(self.client.get("/page/"), "/events/?lastEventId=test:0")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.handlers.base import BaseHandler
 from django.urls import include, path, reverse
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.decorators import api_view, renderer_classes
@@ -370,7 +371,7 @@ async def test_streams_run_outside_of_the_transaction_of_a_request(async_client,
     try:
         await read(await async_client.get("/api/news/"))
         view = EventsViewSet.as_view({"get": "list"})
-        assert view._non_atomic_requests == {"default"}
+        assert BaseHandler().make_view_atomic(view) is view
     finally:
         settings.DATABASES["default"]["ATOMIC_REQUESTS"] = False
 

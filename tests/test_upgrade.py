@@ -5,11 +5,12 @@ from datetime import timedelta
 
 import pytest
 from django.core.management import call_command
+from django.core.management.color import no_style
 from django.db import connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
-from django_eventstream import get_current_event_id, send_event
+from django_eventstream import get_current_event_id, models, send_event
 from django_eventstream.event import Event
 from django_eventstream.exceptions import EventDoesNotExist
 from django_eventstream.storage import DjangoModelStorage
@@ -180,17 +181,37 @@ def test_first_migration_makes_the_tables_of_version_5():
 
 
 @pytest.mark.usefixtures("tables_of_version_5")
-def test_later_migrations_only_add():
+def test_later_migrations_only_add_and_widen():
     migrate()
     event, counter = TABLES
     assert columns(counter) == COLUMNS[counter]
+    # SQLite's keys have 64 bits whatever they are called.
+    key = COLUMNS[event]["id"] if connection.vendor == "sqlite" else ("BigAutoField", False)
     assert columns(event) == {
         **COLUMNS[event],
+        "id": key,
         "eid": ("BigIntegerField", True),
         "skip_user_ids": ("TextField", True),
     }
     for table in TABLES:
         assert indexes(table) == INDEXES[table]
+
+
+def test_keys_go_on_beyond_32_bits():
+    last = models.Event.objects.create(id=2**31 + 7, channel="a", type="m", data='"1"', eid=1)
+    models.EventCounter.objects.create(name="a", value=1)
+    go_on_behind_the_last_key()
+    try:
+        assert send_event("a", "m", 2).id == 2
+        assert models.Event.objects.get(eid=2).pk > last.pk
+    finally:
+        models.Event.objects.all().delete()
+        go_on_behind_the_last_key()  # for tests that narrow the column
+
+
+def go_on_behind_the_last_key():
+    for statement in connection.ops.sequence_reset_sql(no_style(), [models.Event]):
+        execute(statement)
 
 
 def test_no_migration_is_missing():

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django_eventstream import channel_permission_changed, send_event
+from django_eventstream import channel_permission_changed, send_event, send_events
 from django_eventstream.channelmanager import DefaultChannelManager
 from django_eventstream.event import Event
 
@@ -22,5 +22,7 @@ class Asynchronous(DefaultChannelManager):
 
 def post(user: Any) -> int | None:
     event: Event = send_event("test", "message", {"x": 1}, skip_user_ids=[user.pk])
+    several: list[Event] = send_events([("test", "message", 1), ("test", "message", 2, [user.pk])])
+    assert several
     channel_permission_changed(user, "test")
     return event.id

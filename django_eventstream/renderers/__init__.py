@@ -1,6 +1,6 @@
 """Renderers for Django REST framework."""
 
-try:
+try:  # it is optional
     import rest_framework as _rest_framework
 except ModuleNotFoundError as error:
     raise ImportError(

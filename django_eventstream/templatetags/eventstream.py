@@ -24,7 +24,7 @@ from ..eventstream import get_current_event_id
 from ..exceptions import BadRequest
 from ..lasteventid import parse_last_event_id
 from ..storage import get_storage
-from ..views import events
+from ..views import aevents, events
 
 try:
     from django.middleware.csp import get_nonce
@@ -163,7 +163,8 @@ def eventstream_url(
         url, names_needed = _reverse(view, args, kwargs, names, request)
     match = _resolve(url)
     # What other views make of channels in the query is theirs to know.
-    is_endpoint = match is not None and inspect.unwrap(match.func) is inspect.unwrap(events)
+    endpoints = inspect.unwrap(events), inspect.unwrap(aevents)
+    is_endpoint = match is not None and inspect.unwrap(match.func) in endpoints
     if names_needed and not (is_endpoint and _ask(request, url, match) == set(names)):
         url = _add_to_query(url, *(("channel", name) for name in names))
     if is_endpoint and names:

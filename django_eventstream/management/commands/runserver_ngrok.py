@@ -18,7 +18,7 @@ from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
 from django_eventstream.brokers.grip import HttpProxy, find_reason, get_configs
 from django_eventstream.brokers.outbox import Refused, Unreachable
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # which cannot know the project's
     from django.core.management.commands.runserver import Command as Runserver
 else:  # the project's: that of daphne, of the static files or another app, or Django's
     Runserver = type(ManagementUtility().fetch_command("runserver"))
