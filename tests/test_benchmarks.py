@@ -40,7 +40,7 @@ def run(module: str, *arguments: str) -> str:
         env={**os.environ, "BENCHMARK_PYTHON": sys.executable, "DJANGO_SETTINGS_MODULE": ""},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -9,6 +9,7 @@ from asgiref.sync import iscoroutinefunction
 
 from django_eventstream import hub
 from django_eventstream.consumers import EventsConsumer
+from tests.test_streaming import reached
 
 SCOPE = {
     "type": "http",
@@ -61,8 +62,7 @@ async def test_stream_ends_when_the_client_leaves_and_leaves_nothing_behind():
     server.receive({"type": "http.request"})  # no server should; it is passed over
     server.receive(DISCONNECT)
     await asyncio.wait_for(running, 10)
-    await asyncio.sleep(0)
-    assert asyncio.all_tasks() == before
+    await reached(lambda: asyncio.all_tasks() == before)
 
 
 async def test_cancelled_application_cancels_its_stream():
@@ -74,8 +74,7 @@ async def test_cancelled_application_cancels_its_stream():
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await asyncio.sleep(0)
-    assert asyncio.all_tasks() == before
+    await reached(lambda: asyncio.all_tasks() == before)
 
 
 async def test_client_that_left_is_no_cancellation_of_the_servers_task():

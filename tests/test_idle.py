@@ -58,5 +58,5 @@ def test_idle_streams_hold_no_thread_and_no_connection(shared_database, applicat
             for stream in streams:
                 stream.close()
         site.send({"channel": channel, "event_type": "message", "data": 2})
-        assert count_threads(site) <= 12
+        wait_until(lambda: count_threads(site) <= 12)
         assert "Error" not in site.process.output(), site.process.output()

@@ -603,7 +603,7 @@ def test_streams_of_a_loop_that_is_closed_are_not_waited_for():
     client = asyncio.run(open_one())
     started = time.monotonic()
     assert hub.end_streams(TIMEOUT)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < TIMEOUT / 2
     client.stream.close()
 
 
@@ -612,7 +612,7 @@ def test_streams_of_a_loop_that_is_closed_are_not_waited_for():
 
 async def test_stream_whose_client_does_not_read_is_freed(settings):
     settings.EVENTSTREAM_KEEP_ALIVE_INTERVAL = 0.05
-    settings.EVENTSTREAM_SEND_TIMEOUT = 0.2
+    settings.EVENTSTREAM_SEND_TIMEOUT = 1
     task = asyncio.ensure_future(read_once_and_block())
     async with reading("loose-a") as client:
         await reached(lambda: hub.count_streams() == 2)

@@ -406,7 +406,7 @@ async def test_open_stream_gives_up_in_the_end(settings):
 
 
 async def test_log_that_gives_what_is_no_event_is_tried_again_with_pauses(settings, monkeypatch):
-    settings.EVENTSTREAM_READ_TIMEOUT = 0.2
+    settings.EVENTSTREAM_READ_TIMEOUT = 2
     settings.EVENTSTREAM_BUFFER_SIZE = 0
     storage = get_storage()
     for number in range(5):
@@ -422,7 +422,7 @@ async def test_log_that_gives_what_is_no_event_is_tried_again_with_pauses(settin
         assert (await client.next()).type == "stream-open"
         assert await client.next() is None
         assert client.retries
-    assert 1 < len(reads) < 5
+    assert 1 < len(reads) < 10  # without pauses there would be hundreds
 
 
 async def test_poll_goes_on_after_failures(caplog):
@@ -663,7 +663,7 @@ async def test_cancelled_stream_leaves_nothing_behind():
 
 
 @pytest.mark.parametrize("passes", [0, 1, 2])
-async def test_client_that_leaves_when_the_log_answers_harms_nobody(passes, monkeypatch, caplog):
+async def test_client_that_leaves_when_the_log_answers_harms_nobody(passes, caplog):
     loop = asyncio.get_running_loop()
 
     def leave_later(left):
@@ -672,15 +672,16 @@ async def test_client_that_leaves_when_the_log_answers_harms_nobody(passes, monk
         else:
             client.stream.leave()
 
-    # So that the stream, whose permission is checked first, is in time for the test's question.
-    monkeypatch.setattr(hub, "QUESTION_INTERVAL", 0.3)
     async with connect("b") as other, connect("a") as client:
         await other.next()
         deliver(Revoked(None, "a"))
         checks = len(Manager.checks)
-        answer = hub.get_hub().ask_current_ids(["a"])
-        answer.add_done_callback(lambda answer: leave_later(passes))
-        pulling = asyncio.ensure_future(client.pull())
+        # Until the stream, whose permission is checked first, has joined the test's question.
+        async with hub.get_hub()._asking:
+            answer = hub.get_hub().ask_current_ids(["a"])
+            answer.add_done_callback(lambda answer: leave_later(passes))
+            pulling = asyncio.ensure_future(client.pull())
+            await reached(lambda: client.stream._answer is answer)
         await asyncio.wait([answer], timeout=TIMEOUT)
         assert len(Manager.checks) == checks + 1
         for _ in range(10):
@@ -782,6 +783,7 @@ async def test_stream_behind_a_log_restored_to_its_very_position_goes_on(setting
 
 async def test_senders_wait_for_a_loop_that_does_not_keep_up(monkeypatch):
     monkeypatch.setattr(hub, "INBOX_SIZE", 10)
+    monkeypatch.setattr(hub, "INBOX_PATIENCE", TIMEOUT)
     async with connect("loose") as client:
         await client.next()
 

@@ -207,8 +207,6 @@ class DatabaseBroker(BrokerBase):
             try:
                 texts = await threads.run(self._read, place)
             except DatabaseError:  # the poll of the log tells
-                if _is_long_ago(read_at):
-                    raise
                 await asyncio.sleep(random.uniform(0.5, 1))
                 continue
             read_at = _now()
