@@ -589,6 +589,25 @@ async def test_a_process_that_stood_still_for_long_is_a_gap(database, settings, 
         assert (await client.next()).type == "stream-reset"
 
 
+async def test_a_process_that_stood_still_while_it_read_is_a_gap(database, settings, monkeypatch):
+    settings.EVENTSTREAM_POLL_INTERVAL = 0.01
+    ahead, stops = 0.0, []
+    monkeypatch.setattr(database_broker, "_now", lambda: (time.monotonic(), time.time() + ahead))
+    read = DatabaseBroker._read
+
+    def stand_still(self, place):
+        nonlocal ahead
+        texts = read(self, place)
+        if stops:
+            ahead += stops.pop()
+        return texts
+
+    monkeypatch.setattr(DatabaseBroker, "_read", stand_still)
+    async with streaming("loose-a") as client:
+        stops.append(database_broker.RETENTION / 2 + 1)
+        assert (await client.next()).type == "stream-reset"
+
+
 async def test_a_table_whose_keys_begin_again_is_a_gap(database, settings, monkeypatch):
     settings.EVENTSTREAM_POLL_INTERVAL = 0.01
     monkeypatch.setattr("django_eventstream.brokers.database.TRIM_INTERVAL", 0.0)

@@ -18,7 +18,7 @@ from concurrent import futures
 from datetime import timedelta
 from functools import partial
 from multiprocessing.util import Finalize
-from typing import Any
+from typing import Any, TypeAlias
 
 from django.db import Error as DatabaseError
 from django.db import connections, router
@@ -52,6 +52,9 @@ BATCH = 500
 #: such keys are looked for at the start, and in one hole.
 LATE = 10.0
 MAX_MISSING = 100
+
+#: A time by the monotonic clock and by the wall clock, in seconds.
+Clocks: TypeAlias = tuple[float, float]
 
 
 class Place:
@@ -127,6 +130,7 @@ class DatabaseBroker(BrokerBase):
 
     async def listen(self, listener: Listener) -> None:
         """Read the table, at each poll or when notified, until some may have been missed."""
+        began = _now()
         place = await threads.run(self._find_place)
         wake, settled = asyncio.Event(), asyncio.Event()
         following: asyncio.Task[None] | None = None
@@ -138,7 +142,7 @@ class DatabaseBroker(BrokerBase):
                 await settled.wait()
                 timer.cancel()
             listener.connected()
-            await self._read_on(place, listener, wake)
+            await self._read_on(place, began, listener, wake)
         finally:
             if following is not None:
                 following.cancel()
@@ -190,8 +194,9 @@ class DatabaseBroker(BrokerBase):
 
     # Inside, listening
 
-    async def _read_on(self, place: Place, listener: Listener, wake: asyncio.Event) -> None:
-        read_at = _now()
+    async def _read_on(
+        self, place: Place, read_at: Clocks, listener: Listener, wake: asyncio.Event
+    ) -> None:
         trimmed_at = time.monotonic() - random.uniform(0, TRIM_INTERVAL)
         while True:
             pause = min(settings.poll_interval, RETENTION / 4) * random.uniform(0.9, 1.1)
@@ -204,12 +209,13 @@ class DatabaseBroker(BrokerBase):
             wake.clear()
             if _is_long_ago(read_at):
                 return  # the process stood still
+            began = _now()  # before it reads, for it may stand still afterwards
             try:
                 texts = await threads.run(self._read, place)
             except DatabaseError:  # the poll of the log tells
                 await asyncio.sleep(random.uniform(0.5, 1))
                 continue
-            read_at = _now()
+            read_at = began
             for text in texts:
                 listener.receive(text)
             if len(texts) >= BATCH:
@@ -281,11 +287,11 @@ def _find_follow() -> Any:
         return None
 
 
-def _now() -> tuple[float, float]:
+def _now() -> Clocks:
     # The wall clock too: the other one stands still with the machine.
     return time.monotonic(), time.time()
 
 
-def _is_long_ago(read_at: tuple[float, float]) -> bool:
+def _is_long_ago(read_at: Clocks) -> bool:
     """Whether what came since is perhaps not in the table any more, and it is to begin anew."""
     return max(now - then for now, then in zip(_now(), read_at, strict=True)) > RETENTION / 2
