@@ -504,6 +504,18 @@ def test_what_was_on_its_way_at_the_start_is_read_too(database):
 
 
 @pytest.mark.database
+def test_what_becomes_visible_in_a_long_pause_is_read_after_it(database, monkeypatch):
+    first = BrokerMessage.objects.create(text="first").id
+    place = database._find_place()
+    BrokerMessage.objects.create(id=first + 2, text="early")
+    assert database._read(place) == ["early"]
+    BrokerMessage.objects.create(id=first + 1, text="late")
+    monkeypatch.setattr("django_eventstream.brokers.database.LATE", -1)
+    assert database._read(place) == ["late"]
+    assert not place.missing
+
+
+@pytest.mark.database
 def test_missing_keys_are_given_up_in_time_and_bounded(database, monkeypatch):
     place = database._find_place()
     BrokerMessage.objects.create(id=place.last + 100_000, text="far")

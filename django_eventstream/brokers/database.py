@@ -241,7 +241,6 @@ class DatabaseBroker(BrokerBase):
 
     def _read(self, place: Place) -> list[str]:
         now = time.monotonic()
-        place.forget(now - LATE)
         wanted = Q(id__gt=place.last)
         if place.missing:
             wanted |= Q(id__in=[*place.missing])
@@ -249,6 +248,7 @@ class DatabaseBroker(BrokerBase):
         for key, text in self._rows.filter(wanted).order_by("id").values_list("id", "text")[:BATCH]:
             place.advance(key, now)
             texts.append(text)
+        place.forget(now - LATE)  # only now: the last time may have been long ago
         return texts
 
     def _trim(self) -> None:
