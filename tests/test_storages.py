@@ -1,11 +1,14 @@
 """Every storage keeps the contract; and what is DjangoModelStorage's own."""
 
+import threading
 import unittest
 from datetime import timedelta
 
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from django.db import IntegrityError, connection, transaction
+from django.db.models import F
 from django.test import TestCase, TransactionTestCase, override_settings
 from django.utils import timezone
 
@@ -71,6 +74,67 @@ def test_contract_tests_find_storages_that_break_it(storage):
     unittest.defaultTestLoader.loadTestsFromTestCase(Contract).run(result)
     assert result.failures
     assert not result.errors
+
+
+@pytest.mark.django_db(transaction=True)
+def test_locked_counter_keeps_no_other_channel_from_being_read():
+    """A process may be stopped where it holds the lock, or its host be gone."""
+    if not connection.features.has_select_for_update_skip_locked:
+        return  # SQLite has one lock for all
+    storage = DjangoModelStorage()
+    for channel in ("stuck", "other"):
+        storage.append_event(channel, "m", "1")
+    locked, release = threading.Event(), threading.Event()
+
+    def hold():
+        try:
+            with transaction.atomic():
+                EventCounter.objects.filter(name="stuck").update(value=F("value"))
+                locked.set()
+                assert release.wait(30)
+        finally:
+            connection.close()
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    try:
+        assert locked.wait(10)
+        with transaction.atomic():
+            storage.append_event("stuck", "m", "2")
+        storage.append_event("other", "m", "2")
+        # Without the lock: it is released when this was too late.
+        timer = threading.Timer(15, release.set)
+        timer.start()
+        assert storage.poll(["stuck", "other"]) == ({"stuck": 1, "other": 2}, [])
+        assert storage.get_current_ids(["stuck", "other"]) == {"stuck": 1, "other": 2}
+        assert not release.is_set()
+        timer.cancel()
+    finally:
+        release.set()
+        holding.join()
+    current_ids, events = storage.poll(["stuck"])
+    assert (current_ids, [event.id for event in events]) == ({"stuck": 2}, [2])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_channel_that_cannot_be_numbered_keeps_no_other_from_being_read(monkeypatch, caplog):
+    storage = DjangoModelStorage()
+    for channel in ("broken", "whole"):
+        with transaction.atomic():
+            storage.append_event(channel, "m", "1")
+    number = DjangoModelStorage._number
+
+    def fail(self, channel, using, **kwargs):
+        if channel == "broken":
+            raise IntegrityError("there is one already")
+        return number(self, channel, using, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DjangoModelStorage, "_number", fail)
+        for _ in range(2):
+            assert storage.poll(["broken", "whole"])[0] == {"broken": 0, "whole": 1}
+    assert caplog.text.count("Cannot number events of channel 'broken' yet") == 1
+    assert storage.poll(["broken", "whole"])[0] == {"broken": 1, "whole": 1}
 
 
 def test_storage_package_has_no_other_names():

@@ -20,11 +20,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import random
+import time
 from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from functools import cached_property
 
+from django.db import Error as DatabaseError
 from django.db import connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import (
@@ -50,6 +54,10 @@ from ..transactions import batches, in_transaction, run_short_transaction
 from .base import StorageBase, contiguous
 from .statements import Statements, get_statements
 
+logger = logging.getLogger("django_eventstream")
+
+#: For how many seconds a reader waits for counters that others have locked.
+LOCK_PATIENCE = 1.0
 #: How many rows are numbered or deleted by one statement.
 BATCH = 300
 
@@ -68,6 +76,11 @@ class DjangoModelStorage(StorageBase):
     def using(self) -> str:
         """Alias of the database."""
         return router.db_for_write(models.Event)
+
+    @cached_property
+    def _failing(self) -> set[str]:
+        """Channels whose pending events could not be numbered, so that it is logged once."""
+        return set()
 
     @cached_property
     def _numbered(self) -> deque[Event]:
@@ -146,15 +159,7 @@ class DjangoModelStorage(StorageBase):
 
     def number_pending(self, channel: str) -> list[Event]:
         """Number what is pending on the channel; nothing inside a transaction."""
-        using = self.using
-        events: list[Event] = []
-        if in_transaction(using):
-            return events
-        while True:
-            batch = run_short_transaction(using, lambda: self._number(channel, using))
-            events += batch
-            if len(batch) < BATCH:
-                return events
+        return self._number_pending(channel)
 
     def trim(self) -> int:
         """Delete events beyond the retention time and the limit per channel, in batches."""
@@ -209,9 +214,22 @@ class DjangoModelStorage(StorageBase):
         return current_ids, pending
 
     def _number_all(self, channels: Collection[str], current_ids: dict[str, int]) -> list[Event]:
+        """Number what is pending on channels; note their latest ids in ``current_ids``.
+
+        One channel does not hold up the others for long. Its counter may be locked by a process
+        that was stopped, or whose host is gone; whoever has the lock numbers, or the next reader.
+        """
         events: list[Event] = []
+        deadline = time.monotonic() + LOCK_PATIENCE
         for channel in sorted(channels):
-            numbered = self.number_pending(channel)
+            try:
+                numbered = self._number_pending(channel, deadline)
+            except DatabaseError as error:
+                if channel not in self._failing:
+                    self._failing.add(channel)
+                    logger.warning("Cannot number events of channel %r yet: %r", channel, error)
+                continue
+            self._failing.discard(channel)
             events += numbered
             if numbered and channel in current_ids:
                 assert numbered[-1].id is not None
@@ -295,7 +313,29 @@ class DjangoModelStorage(StorageBase):
             return None  # a project looks at the rows
         return get_statements(connection.alias, connection.vendor)
 
-    def _number(self, channel: str, using: str) -> list[Event]:
+    def _number_pending(self, channel: str, deadline: float | None = None) -> list[Event]:
+        """Number what is pending; from the deadline on, not while the counter is locked."""
+        using = self.using
+        events: list[Event] = []
+        if in_transaction(using):
+            return events
+        wait = deadline is None
+        while True:
+            batch = run_short_transaction(using, lambda: self._number(channel, using, wait=wait))
+            events += batch or ()
+            if batch is None:
+                if deadline is not None and time.monotonic() > deadline:
+                    return events
+                time.sleep(random.uniform(0, 0.02))
+            elif len(batch) < BATCH:
+                return events
+
+    def _number(self, channel: str, using: str, *, wait: bool) -> list[Event] | None:
+        """Number what is pending; None: the counter is locked, and it was not to wait."""
+        if not wait and connections[using].features.has_select_for_update_skip_locked:
+            counter = self._counters.filter(name=channel)
+            if not counter.select_for_update(skip_locked=True).values("id") and counter.exists():
+                return None
         self._count(channel, 0)
         value = self._counters.values_list("value", flat=True).get(name=channel)
         events = self._number_rows(channel, value + 1)
