@@ -76,6 +76,9 @@ TOKEN_ROUND = 24 * 3600
 JITTER = 0.5
 #: After how many seconds a proxy asks again while the log cannot be read.
 UNREADABLE_PAUSE = 10
+#: For how many seconds a permission is good without another look: a kick that comes before the
+#: proxy holds the stream is heard by nobody.
+RECHECK_AFTER = 1.0
 #: The parameters that a next link has besides those of the stream's own URL.
 TOKEN = "es-meta"  # noqa: S105
 LINK_PARAMETERS = (TOKEN, "link", "recover", "lastEventId", "channel")
@@ -294,7 +297,7 @@ def _read(
     """Drive the state machine through one response.
 
     Returns the positions after it, whether more of the log is to be read, and the body.
-    Raises StorageUnavailable.
+    Raises StorageUnavailable; where that took long, EventPermissionError.
     """
     protocol = StreamProtocol(
         channels,
@@ -338,6 +341,8 @@ def _read(
     except Exception as error:
         raise StorageUnavailable(f"The event log cannot be read: {error!r}") from error
     body += protocol.data_to_send()
+    if time.monotonic() - event_request.checked_at > RECHECK_AFTER:
+        event_request.check_permission(afresh=True)
     positions = {cursor.channel: cursor.position for cursor in protocol.cursors}
     return positions, bool(protocol.wanted()), body
 

@@ -21,7 +21,7 @@ from django.db import OperationalError, transaction
 from django.test import AsyncClient, Client, RequestFactory
 from django.urls import path
 
-from django_eventstream import channel_permission_changed, send_event
+from django_eventstream import channel_permission_changed, grip, send_event
 from django_eventstream.brokers import enclose
 from django_eventstream.brokers import grip as grip_broker
 from django_eventstream.brokers.outbox import Outbox, Refused, Unreachable
@@ -99,7 +99,39 @@ def error_of(response):
     return json.loads(body.partition("data: ")[2])
 
 
+class Once:
+    """Lets a user read a channel when it is first asked."""
+
+    asked = 0
+
+    def get_channels_for_request(self, request, view_kwargs):
+        return set(request.GET.getlist("channel"))
+
+    def can_read_channel(self, user, channel):
+        Once.asked += 1
+        return Once.asked == 1
+
+    def is_channel_reliable(self, channel):
+        return True
+
+
 # The handoff
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.django_db
+def test_permission_is_looked_at_again_if_the_log_was_slow(slow, settings, monkeypatch):
+    settings.EVENTSTREAM_CHANNELMANAGER_CLASS = f"{__name__}.Once"
+    monkeypatch.setattr(Once, "asked", 0)
+    monkeypatch.setattr(grip, "RECHECK_AFTER", -1 if slow else 3600)
+    response = get("/events/?channel=a")
+    if slow:
+        assert error_of(response)["condition"] == "forbidden"
+        return
+    assert response["Grip-Hold"] == "stream"
+    monkeypatch.setattr(Once, "asked", 0)
+    monkeypatch.setattr(grip, "RECHECK_AFTER", -1)
+    assert error_of(get(next_link(response)))["condition"] == "forbidden"
 
 
 @pytest.mark.django_db
