@@ -134,7 +134,7 @@ class Hub:
                     )
                 if len(self._inbox) < INBOX_SIZE or isinstance(message, Revoked):
                     self._inbox.append(message)
-                elif not isinstance(self._inbox[-1], Gap):
+                elif self._inbox[-1] != Gap():
                     self._inbox.append(Gap())
             self._schedule()
 

@@ -819,6 +819,19 @@ async def test_overflow_is_a_gap_where_it_was(monkeypatch):
         assert [event.type for event in await client.take(5)] == [*("mmm"), "stream-reset", "m"]
 
 
+async def test_gap_of_one_channel_is_not_taken_for_that_of_an_overflow(monkeypatch):
+    monkeypatch.setattr(hub, "INBOX_SIZE", 2)
+    monkeypatch.setattr(hub, "RECHECK_SPREAD", 0)
+    async with connect("loose-a", "loose-b") as client:
+        await client.next()
+        deliver(Published(Event("loose-a", "m", "1")))
+        deliver(Gap("loose-a"))
+        deliver(Published(Event("loose-b", "m", "lost")))
+        event, reset = await client.take(2)
+        assert event.data == "1"
+        assert json.loads(reset.data) == {"channels": ["loose-a", "loose-b"]}
+
+
 async def test_one_stream_that_fails_keeps_no_other_from_its_end(monkeypatch, caplog):
     end = Stream.end
     async with connect("a") as bad, connect("a") as good:
