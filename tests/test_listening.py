@@ -23,8 +23,11 @@ from django_eventstream import (
     listening,
     messages,
     send_event,
+    send_events,
+    threads,
 )
 from django_eventstream.brokers import BrokerBase, enclose, get_brokers
+from django_eventstream.brokers import channels as channels_broker
 from django_eventstream.brokers import database as database_broker
 from django_eventstream.brokers.database import DatabaseBroker
 from django_eventstream.brokers.grip import GripBroker
@@ -595,7 +598,7 @@ def test_a_message_that_is_carried_late_and_fails_is_logged_and_told(database, m
 async def test_a_process_that_stood_still_for_long_is_a_gap(database, settings, monkeypatch):
     settings.EVENTSTREAM_POLL_INTERVAL = 0.01
     ahead = 0.0
-    monkeypatch.setattr(database_broker, "_now", lambda: (time.monotonic(), time.time() + ahead))
+    monkeypatch.setattr(database_broker, "read_clocks", lambda: (0.0, time.time() + ahead))
     async with streaming("loose-a") as client:
         ahead = database_broker.RETENTION / 2 + 1  # a machine that was suspended
         assert (await client.next()).type == "stream-reset"
@@ -604,7 +607,7 @@ async def test_a_process_that_stood_still_for_long_is_a_gap(database, settings, 
 async def test_a_process_that_stood_still_while_it_read_is_a_gap(database, settings, monkeypatch):
     settings.EVENTSTREAM_POLL_INTERVAL = 0.01
     ahead, stops = 0.0, []
-    monkeypatch.setattr(database_broker, "_now", lambda: (time.monotonic(), time.time() + ahead))
+    monkeypatch.setattr(database_broker, "read_clocks", lambda: (0.0, time.time() + ahead))
     read = DatabaseBroker._read
 
     def stand_still(self, place):
@@ -617,6 +620,68 @@ async def test_a_process_that_stood_still_while_it_read_is_a_gap(database, setti
     monkeypatch.setattr(DatabaseBroker, "_read", stand_still)
     async with streaming("loose-a") as client:
         stops.append(database_broker.RETENTION / 2 + 1)
+        assert (await client.next()).type == "stream-reset"
+
+
+@pytest.mark.parametrize("risk", ["many", "late"])
+@pytest.mark.django_db(transaction=True)
+def test_what_pollers_may_pass_over_is_counted(risk, database, monkeypatch):
+    ahead = 0.0
+    monkeypatch.setattr(brokers, "_sender", brokers._Sender())
+    monkeypatch.setattr(threads, "is_testing", lambda: False)
+    monkeypatch.setattr(brokers, "TALLY_DELAY", 60)
+    monkeypatch.setattr(database_broker, "read_clocks", lambda: (ahead, 0.0))
+    write = DatabaseBroker._write
+
+    def stand_still(self, envelopes):
+        nonlocal ahead
+        write(self, envelopes)
+        ahead = 15.0 if risk == "late" else 0.0
+
+    monkeypatch.setattr(DatabaseBroker, "_write", stand_still)
+    send_events(("loose-a", "message", n) for n in range(2 if risk == "late" else 200))
+    brokers._sender._timer.cancel()
+    assert brokers._sender._tell_counts() == []
+    assert '"kind":"tally"' in BrokerMessage.objects.latest("id").text
+    brokers._sender = brokers._Sender()
+    if risk == "many":
+        send_events(("loose-a", "message", n) for n in range(2))
+        assert brokers._sender._timer is None
+
+
+@pytest.mark.database
+def test_what_comes_late_is_looked_for_from_when_the_rows_were_there(database, monkeypatch):
+    first = BrokerMessage.objects.create(text="first").id
+    place = database._find_place()
+    BrokerMessage.objects.create(id=first + 2, text="early")
+    now, rows = time.monotonic(), DatabaseBroker._rows
+
+    class Slow:
+        @property
+        def _rows(self):
+            nonlocal now
+            now += 2 * database_broker.LATE
+            return rows.fget(self)
+
+    monkeypatch.setattr(database_broker.time, "monotonic", lambda: now)
+    with monkeypatch.context() as patch:
+        patch.setattr(DatabaseBroker, "_rows", Slow._rows)
+        assert database._read(place) == ["early"]
+    for _ in range(2):
+        now += 1
+        assert database._read(place) == []
+    BrokerMessage.objects.create(id=first + 1, text="late")
+    assert database._read(place) == ["late"]
+
+
+async def test_a_channel_layer_that_has_thrown_away_what_came_is_a_gap(settings, monkeypatch):
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    settings.EVENTSTREAM_BROKER = "channels"
+    monkeypatch.setattr(channels_broker, "JOIN_INTERVAL", 0.01)
+    ahead = 0.0
+    monkeypatch.setattr(channels_broker, "read_clocks", lambda: (0.0, time.time() + ahead))
+    async with streaming("loose-a") as client:
+        ahead = 61.0  # the process stood still
         assert (await client.next()).type == "stream-reset"
 
 
@@ -658,8 +723,7 @@ async def test_while_the_table_cannot_be_read_it_is_tried_again(database, settin
 async def test_what_cannot_be_read_for_long_is_a_gap(database, settings, monkeypatch):
     settings.EVENTSTREAM_POLL_INTERVAL = 0.01
     ahead = 0.0
-    clocks = database_broker._now
-    monkeypatch.setattr(database_broker, "_now", lambda: tuple(now + ahead for now in clocks()))
+    monkeypatch.setattr(database_broker, "read_clocks", lambda: (0.0, time.time() + ahead))
     failing = [True]
     read = DatabaseBroker._read
 

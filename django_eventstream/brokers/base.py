@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from django.core.checks import CheckMessage
 
 from ..messages import Envelope
+
+#: A time, in seconds, by the monotonic clock and by the wall clock: the first may stand still
+#: with the machine, the second may be set back.
+Clocks: TypeAlias = tuple[float, float]
+
+
+def read_clocks() -> Clocks:
+    """Return what time it is."""
+    return time.monotonic(), time.time()
+
+
+def elapsed(since: Clocks, until: Clocks) -> float:
+    """Return how many seconds have passed, by the clock that says more."""
+    return max(later - earlier for earlier, later in zip(since, until, strict=True))
 
 
 class Listener(Protocol):

@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..messages import Envelope, Gap, Tally
 from . import enclose
-from .base import Listener
+from .base import Listener, elapsed, read_clocks
 from .outbox import Outbox, OutboxBroker, Unreachable
 
 #: The group of all processes with streams, and the type of its messages.
@@ -26,6 +26,8 @@ PATIENCE = 5.0
 #: Every how many seconds a listener joins the group again: a layer forgets its members in time,
 #: or when its server is flushed.
 JOIN_INTERVAL = 30.0
+#: The expiry, in seconds, of layers that do not say theirs.
+DEFAULT_EXPIRY = 60.0
 
 
 class ChannelsBroker(OutboxBroker):
@@ -67,12 +69,18 @@ class ChannelsBroker(OutboxBroker):
         await self._layer.group_add(GROUP, channel)
         joined_at = time.monotonic()
         receiving: asyncio.Future[dict[str, Any]] | None = None
+        # After how many seconds the layer throws away what nobody has received.
+        expiry = getattr(self._layer, "expiry", DEFAULT_EXPIRY)
+        began = read_clocks()
         try:
             listener.connected()
             while True:
+                last, began = began, read_clocks()
+                if elapsed(last, began) > expiry:
+                    return  # the process stood still
                 if receiving is None:
                     receiving = asyncio.ensure_future(self._layer.receive(channel))
-                await asyncio.wait({receiving}, timeout=JOIN_INTERVAL)
+                await asyncio.wait({receiving}, timeout=min(JOIN_INTERVAL, expiry / 2))
                 if receiving.done():
                     message, receiving = receiving.result(), None
                     if message.get("type") == TYPE:

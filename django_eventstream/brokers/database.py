@@ -18,7 +18,7 @@ from concurrent import futures
 from datetime import timedelta
 from functools import partial
 from multiprocessing.util import Finalize
-from typing import Any, TypeAlias
+from typing import Any
 
 from django.db import Error as DatabaseError
 from django.db import connections, router
@@ -31,7 +31,7 @@ from ..conf import settings
 from ..messages import Envelope, Published, Stored
 from ..transactions import batches, in_transaction, run_short_transaction
 from . import tally_later
-from .base import BrokerBase, Listener
+from .base import BrokerBase, Clocks, Listener, elapsed, read_clocks
 from .outbox import EXIT_PATIENCE
 
 logger = logging.getLogger("django_eventstream")
@@ -52,9 +52,6 @@ BATCH = 500
 #: such keys are looked for at the start, and in one hole.
 LATE = 10.0
 MAX_MISSING = 100
-
-#: A time by the monotonic clock and by the wall clock, in seconds.
-Clocks: TypeAlias = tuple[float, float]
 
 
 class Place:
@@ -130,7 +127,7 @@ class DatabaseBroker(BrokerBase):
 
     async def listen(self, listener: Listener) -> None:
         """Read the table, at each poll or when notified, until some may have been missed."""
-        began = _now()
+        began = read_clocks()
         place = await threads.run(self._find_place)
         wake, settled = asyncio.Event(), asyncio.Event()
         following: asyncio.Task[None] | None = None
@@ -165,7 +162,12 @@ class DatabaseBroker(BrokerBase):
         if logged:
             self.notify(*map(_payload, logged))
         if others:
+            began = read_clocks()
             run_short_transaction(self.using, partial(self._write, others))
+            # Rows of many, or late ones, may have been passed over: let those who poll count.
+            is_risky = len(others) > MAX_MISSING // 4 or elapsed(began, read_clocks()) > LATE / 2
+            if is_risky and not threads.is_testing():
+                tally_later([self])
 
     def _write(self, envelopes: Sequence[Envelope]) -> None:
         rows = [models.BrokerMessage(text=envelope.text) for envelope in envelopes]
@@ -207,9 +209,10 @@ class DatabaseBroker(BrokerBase):
             finally:
                 timer.cancel()
             wake.clear()
-            if _is_long_ago(read_at):
-                return  # the process stood still
-            began = _now()  # before it reads, for it may stand still afterwards
+            # Before it reads, for it may stand still afterwards.
+            began = read_clocks()
+            if elapsed(read_at, began) > RETENTION / 2:
+                return  # the process stood still: what came may not be in the table any more
             try:
                 texts = await threads.run(self._read, place)
             except DatabaseError:  # the poll of the log tells
@@ -240,16 +243,17 @@ class DatabaseBroker(BrokerBase):
         return place
 
     def _read(self, place: Place) -> list[str]:
-        now = time.monotonic()
+        began = time.monotonic()
         wanted = Q(id__gt=place.last)
         if place.missing:
             wanted |= Q(id__in=[*place.missing])
-        texts = []
-        for key, text in self._rows.filter(wanted).order_by("id").values_list("id", "text")[:BATCH]:
+        found = self._rows.filter(wanted).order_by("id").values_list("id", "text")[:BATCH]
+        rows = [*found]
+        now = time.monotonic()  # which the database may have taken long to
+        for key, _ in rows:
             place.advance(key, now)
-            texts.append(text)
-        place.forget(now - LATE)  # only now: the last time may have been long ago
-        return texts
+        place.forget(began - LATE)  # only now: the last time may have been long ago
+        return [text for _, text in rows]
 
     def _trim(self) -> None:
         old = self._rows.filter(created__lt=timezone.now() - timedelta(seconds=RETENTION))
@@ -285,13 +289,3 @@ def _find_follow() -> Any:
         return import_string("django_eventstream.brokers.postgresql.follow")
     except ImportError:
         return None
-
-
-def _now() -> Clocks:
-    # The wall clock too: the other one stands still with the machine.
-    return time.monotonic(), time.time()
-
-
-def _is_long_ago(read_at: Clocks) -> bool:
-    """Whether what came since is perhaps not in the table any more, and it is to begin anew."""
-    return max(now - then for now, then in zip(_now(), read_at, strict=True)) > RETENTION / 2
