@@ -13,7 +13,7 @@ from . import brokers
 from .brokers.base import BrokerBase
 from .exceptions import describe
 from .messages import Envelope, Gap, Message, Revoked, Unreadable
-from .sequence import PATIENCE, Resequencer
+from .sequence import PATIENCE, PATIENCE_FOR_OTHERS, Resequencer
 
 logger = logging.getLogger("django_eventstream")
 
@@ -56,11 +56,12 @@ class Listening:
     def begin(self, all_brokers: Iterable[BrokerBase]) -> None:
         """Listen by those brokers that have something to hear."""
         self.since = None
-        for broker in all_brokers:
-            if broker.listens:
-                listener = _Listener(self, type(broker).__name__, self._loop.create_future())
-                self._attempts.append(listener.tried)
-                self._start(self._supervise(broker, listener))
+        listening = [broker for broker in all_brokers if broker.listens]
+        self._resequencer.patience = PATIENCE_FOR_OTHERS if len(listening) > 1 else PATIENCE
+        for broker in listening:
+            listener = _Listener(self, type(broker).__name__, self._loop.create_future())
+            self._attempts.append(listener.tried)
+            self._start(self._supervise(broker, listener))
 
     @property
     def is_ready(self) -> bool:
@@ -132,7 +133,7 @@ class Listening:
     def _settle_later(self) -> None:
         if self._resequencer.is_waiting and not self._is_settling:
             self._is_settling = True
-            self._loop.call_later(PATIENCE, self._settle)
+            self._loop.call_later(self._resequencer.patience, self._settle)
 
     def _settle(self) -> None:
         self._is_settling = False

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from .messages import Envelope, Gap, Message, Published, Stored, Tally
 
-#: For how many seconds a message that is missing holds up those behind it.
+#: For how many seconds a message that is missing holds up those behind it, and for how many if
+#: it may come by another broker: that may poll, or be behind.
 PATIENCE = 0.1
+PATIENCE_FOR_OTHERS = 1.5
 #: How many messages wait for missing ones, per channel and sender.
 MAX_AHEAD = 1000
 #: How many senders are remembered per channel, and how many channels a sender counts on.
@@ -96,6 +98,8 @@ class Resequencer:
     """Puts what comes in by all brokers in order, for the channels that somebody reads."""
 
     def __init__(self) -> None:
+        #: ``PATIENCE``, or another one.
+        self.patience = PATIENCE
         # For each channel since when it is listened to, and its lanes by sender.
         self._channels: dict[str, tuple[float, dict[str, Lane]]] = {}
         # The lanes where something is missing, and their channels.
@@ -178,7 +182,7 @@ class Resequencer:
         """Return a gap for each channel where something is missing for too long, and the rest."""
         messages: list[Message] = []
         for lane, channel in list(self._waiting.items()):
-            if now - lane.since >= PATIENCE:
+            if now - lane.since >= self.patience:
                 messages += _give_up(lane, channel)
                 del self._waiting[lane]
                 self._note_known(lane, channel, lane.known, now)

@@ -37,7 +37,7 @@ from django_eventstream.checks import check_deployment, check_settings
 from django_eventstream.event import Event
 from django_eventstream.messages import Envelope, Published, Revoked, Stored, Tally
 from django_eventstream.models import BrokerMessage
-from django_eventstream.sequence import Sequencer
+from django_eventstream.sequence import PATIENCE, Sequencer
 from django_eventstream.storage import get_storage
 from tests.processes import wait_until
 from tests.test_streaming import Client, Manager, project, reached
@@ -125,6 +125,27 @@ async def test_events_of_other_processes_reach_streams_and_own_ones_do_not_come_
         heard = [found.data for found in await client.take(4)]
         assert [text for text in heard if text != "2"] == ["own", "1", "3"]
         assert "2" in heard
+
+
+class Another(Broker):
+    """One more."""
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_what_one_broker_loses_another_brings_a_little_later(count, settings):
+    names = ["Broker", "Another"][:count]
+    settings.EVENTSTREAM_BROKER = [f"{__name__}.{name}" for name in names]
+    lossy, late = get_brokers()[0], get_brokers()[-1]
+    sequencer = Sequencer("other")
+    texts = [sequencer.enclose(event(str(n)), time.monotonic()).text for n in range(3)]
+    async with streaming("loose-a") as client:
+        lossy.listener.receive(texts[0])
+        lossy.listener.receive(texts[2])
+        lost = client.stream._hub.listening._resequencer.give_up(time.monotonic() + 2 * PATIENCE)
+        assert len(lost) == (2 if count == 1 else 0)  # a gap, and what waited
+        if count == 2:
+            late.listener.receive(texts[1])
+            assert [found.data for found in await client.take(3)] == ["0", "1", "2"]
 
 
 async def test_messages_of_others_are_decoded_once_and_own_ones_not(broker, other, monkeypatch):
