@@ -10,6 +10,8 @@ Times are seconds by a clock that both methods of one object get from the same p
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from .messages import Envelope, Gap, Message, Published, Stored, Tally
 
 #: For how many seconds a message that is missing holds up those behind it, and for how many if
@@ -50,15 +52,23 @@ class Sequencer:
         self._changed.add(message.channel)
         return Envelope(message, name, last + 1, now - sent_at)
 
-    def tally(self, now: float) -> Envelope | None:
-        """Return an envelope that tells the counts since the last one; None: there are none."""
-        if not self._changed:
-            return None
+    @property
+    def has_changed(self) -> bool:
+        """Whether there are counts that the last tally did not tell."""
+        return bool(self._changed)
+
+    def tally(self, now: float, busy: Collection[str] = ()) -> Envelope | None:
+        """Return an envelope that tells the counts since the last one; None: there are none.
+
+        Not those of ``busy`` channels, which the next one tells.
+        """
         counts = {}
-        for channel in sorted(self._changed):
+        for channel in sorted(self._changed.difference(busy)):
             last, sent_at = self._counts[channel]
             counts[channel] = (last, round(now - sent_at, 6))
-        self._changed.clear()
+        self._changed.difference_update(counts)
+        if not counts:
+            return None
         return Envelope(Tally(counts), f"{self.sender}/{self._era}")
 
     def tally_again(self, envelope: Envelope) -> None:

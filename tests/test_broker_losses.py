@@ -71,6 +71,29 @@ def test_counts_are_not_told_where_nothing_can_be_lost(unsteady, monkeypatch):
     assert [type(message) for message in unsteady.carried] == [Revoked, Revoked, Tally]
 
 
+def test_counts_do_not_overtake_what_is_being_published(unsteady, monkeypatch):
+    """It would be taken for lost, and dropped when it comes."""
+    monkeypatch.setattr(brokers, "TALLY_DELAY", 60)
+    told = []
+
+    class Slow(Unsteady):
+        def publish(self, envelope, *, wait=False):
+            brokers.tally_later([unsteady])
+            told.append(brokers._sender._tell_counts())
+            unsteady.publish(envelope)
+
+    brokers.publish(Revoked("1", "other"))
+    with monkeypatch.context() as patch:
+        patch.setattr(brokers, "get_brokers", lambda: [Slow()])
+        brokers.publish(Revoked("1", "a"))
+    assert told == [[unsteady]]  # which is to tell the rest
+    brokers.tally_later(told[0])
+    assert brokers._sender._tell_counts() == []
+    counts = [each.counts for each in unsteady.carried if isinstance(each, Tally)]
+    assert [list(each) for each in counts] == [["other"], ["a"]]
+    assert [type(each) for each in unsteady.carried] == [Revoked, Tally, Revoked, Tally]
+
+
 class Listener:
     def __init__(self):
         self.texts = []

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 from multiprocessing.util import Finalize
@@ -106,6 +107,9 @@ class _Sender:
         self._timer: threading.Timer | None = None
         # The brokers that are to carry the counts; a dict for its order.
         self._due: dict[BrokerBase, None] = {}
+        # On which channels something is being published. Counts must not overtake it, or it is
+        # taken for lost, and dropped when it comes.
+        self._busy: Counter[str] = Counter()
         self._finalizer: Finalize | None = None
         #: Brokers that failed, so that each outage is logged once.
         self.failing: set[BrokerBase] = set()
@@ -118,6 +122,25 @@ class _Sender:
         with self._lock:
             now = time.monotonic()
             return [self._sequencer.enclose(message, now) for message in messages]
+
+    def begin(self, messages: Sequence[Message]) -> tuple[list[Envelope], Counter[str]]:
+        """Enclose messages to be published; ``end`` takes the second part when they are."""
+        with self._lock:
+            now = time.monotonic()
+            envelopes = [self._sequencer.enclose(message, now) for message in messages]
+            busy = Counter(
+                message.channel
+                for message, envelope in zip(messages, envelopes, strict=True)
+                if envelope.sequence is not None and message.channel is not None
+            )
+            self._busy += busy
+        return envelopes, busy
+
+    def end(self, busy: Counter[str]) -> None:
+        """Note that messages have been published."""
+        if busy:
+            with self._lock:
+                self._busy -= busy
 
     def tally_later(self, brokers: Iterable[BrokerBase]) -> None:
         """Have the counts told in a while by these brokers."""
@@ -144,18 +167,19 @@ class _Sender:
         self.tally_later(failed)
 
     def _tell_counts(self) -> list[BrokerBase]:
-        """Tell the counts; return the brokers that could not."""
+        """Tell the counts; return the brokers that could not, or not all of them."""
         with self._lock:
             self._timer = None
             brokers, self._due = self._due, {}
-            envelope = self._sequencer.tally(time.monotonic())
+            envelope = self._sequencer.tally(time.monotonic(), self._busy)
+            left = [*brokers] if self._sequencer.has_changed else []
         if envelope is None:
-            return []
+            return left
         failed = [broker for broker in brokers if not _publish(broker, [envelope])]
         if failed:
             with self._lock:
                 self._sequencer.tally_again(envelope)
-        return failed
+        return left or failed
 
 
 _sender = _Sender()
@@ -191,12 +215,15 @@ def publish(*messages: Message, wait: bool = False) -> bool:
         return True
     reaches = False
     unsure = []
-    envelopes = _sender.enclose(messages)
-    for broker in brokers:
-        reaches = reaches or broker.reaches_other_processes
-        if not _publish(broker, envelopes, wait=wait) or broker.is_lossy:
-            unsure.append(broker)
-    if any(envelope.sequence is not None for envelope in envelopes):
+    envelopes, busy = _sender.begin(messages)
+    try:
+        for broker in brokers:
+            reaches = reaches or broker.reaches_other_processes
+            if not _publish(broker, envelopes, wait=wait) or broker.is_lossy:
+                unsure.append(broker)
+    finally:
+        _sender.end(busy)
+    if busy:
         _sender.tally_later(unsure)
     return reaches
 
