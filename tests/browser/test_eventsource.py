@@ -402,9 +402,9 @@ def test_redirects_are_followed_and_events_come_from_their_end(page, wire, which
         first, second = f"/a{code}", f"/b{code}"
         to = redirect(origin + second, code)
         url = wire.script(first, to, to)
-        wire.script(
-            second, stream(b"retry: 1\ndata: x\n\n"), stream(b"data: y\n\n"), stream(hold=True)
-        )
+        # One more, for Chromium may lose an answer when the connection ends, and come again.
+        again = [stream(b"data: y\n\n")] * (2 if which == "native" else 1)
+        wire.script(second, stream(b"retry: 1\ndata: x\n\n"), *again, stream(hold=True))
         found = evaluate(
             page,
             """async (url) => {
@@ -424,7 +424,10 @@ def test_redirects_are_followed_and_events_come_from_their_end(page, wire, which
         assert found == ["x", origin, url, "y", origin, url]
         counts[code] = (len(wire.of(first)), len(wire.of(second)))
     # To the first URL it comes back. (Chromium comes back to the second.)
-    assert set(counts.values()) == {(1 if which == "native" else 2, 2)}
+    if which == "native":
+        assert all(to_first == 1 and to_second >= 2 for to_first, to_second in counts.values())
+    else:
+        assert set(counts.values()) == {(2, 2)}
 
 
 # The answer
