@@ -118,29 +118,31 @@ class _Sender:
     def name(self) -> str:
         return self._sequencer.sender
 
-    def enclose(self, messages: Sequence[Message | Tally]) -> list[Envelope]:
+    def enclose(self, message: Message | Tally) -> Envelope:
         with self._lock:
-            now = time.monotonic()
-            return [self._sequencer.enclose(message, now) for message in messages]
+            return self._sequencer.enclose(message, time.monotonic())
 
-    def begin(self, messages: Sequence[Message]) -> tuple[list[Envelope], Counter[str]]:
-        """Enclose messages to be published; ``end`` takes the second part when they are."""
+    def begin(self, messages: Sequence[Message]) -> tuple[list[Envelope], list[str]]:
+        """Enclose messages to be published; ``end`` takes the second part when they are.
+
+        That are the channels of those that are counted.
+        """
         with self._lock:
             now = time.monotonic()
             envelopes = [self._sequencer.enclose(message, now) for message in messages]
-            busy = Counter(
+            busy = [
                 message.channel
                 for message, envelope in zip(messages, envelopes, strict=True)
                 if envelope.sequence is not None and message.channel is not None
-            )
-            self._busy += busy
+            ]
+            self._busy.update(busy)
         return envelopes, busy
 
-    def end(self, busy: Counter[str]) -> None:
+    def end(self, busy: Sequence[str]) -> None:
         """Note that messages have been published."""
         if busy:
             with self._lock:
-                self._busy -= busy
+                self._busy -= Counter(busy)  # which drops those that come to nothing
 
     def tally_later(self, brokers: Iterable[BrokerBase]) -> None:
         """Have the counts told in a while by these brokers."""
@@ -200,7 +202,7 @@ def tally_later(brokers: Iterable[BrokerBase]) -> None:
 
 def enclose(message: Message | Tally) -> Envelope:
     """Return an envelope of this process for a message."""
-    return _sender.enclose([message])[0]
+    return _sender.enclose(message)
 
 
 def publish(*messages: Message, wait: bool = False) -> bool:
